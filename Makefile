@@ -1,0 +1,75 @@
+# The verbs of this project. `make` alone lists them.
+#
+#   make PYTHON=/path/to/python3 …   another interpreter than `python3`
+#   make unit ARGS='-k rcpt -x'      arguments for pytest
+
+PYTHON ?= python3
+ARGS ?=
+export PYTHON
+
+BIN := .venv/bin
+# Tests that share a mail server carry the same xdist_group and so run in one process.
+PYTEST := $(BIN)/pytest --numprocesses=auto --dist=loadgroup
+
+.DEFAULT_GOAL := help
+# The order of `make test` is its point: quick checks first.
+.NOTPARALLEL:
+.PHONY: help demo test lint types format unit integration docs docs-serve lock clean env test-deps check
+
+help:  ## List the verbs
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+demo:  ## Run a milter on a real socket and feed it a message (needs python3 only)
+	@tools/check-python.sh
+	@PYTHONPATH=src $(PYTHON) examples/demo.py
+
+test: test-deps env lint types docs check  ## Run every check and every test; installs what they need
+
+lint: env  ## Check style and layers
+	@echo '== ruff'
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@echo '== import-linter'
+	@PYTHONPATH=src $(BIN)/lint-imports --no-logo
+
+types: env  ## Check types with mypy and basedpyright
+	@echo '== mypy'
+	@$(BIN)/mypy
+	@echo '== basedpyright'
+	@$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+format: env  ## Rewrite the sources in the project's format
+	@$(BIN)/ruff check --fix-only
+	@$(BIN)/ruff format
+
+unit: env  ## Run the tests that need no mail server
+	@$(PYTEST) --ignore=tests/integration $(ARGS)
+
+integration: test-deps env  ## Run the tests against a real Postfix and libmilter
+	@$(PYTEST) tests/integration $(ARGS)
+
+docs: env  ## Build the documentation into docs/_build/html; warnings are errors
+	@echo '== sphinx'
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --builder html docs docs/_build/html
+
+docs-serve: docs  ## Show the documentation on a local port
+	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory docs/_build/html 8000
+
+lock: env  ## Resolve the development dependencies anew (UPGRADE=1: to their newest releases)
+	@tools/lock.sh
+
+clean:  ## Remove all that these verbs have made
+	@rm -rf .venv .nox .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \
+	    .import_linter_cache .hypothesis docs/_build build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+env:
+	@tools/make-env.sh
+
+test-deps:
+	@tools/install-test-deps.sh
+
+check:
+	@echo '== pytest'
+	@$(PYTEST) --cov --cov-report=term --cov-fail-under=95 $(ARGS)
+	@tools/check-coverage.sh

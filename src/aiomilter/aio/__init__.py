@@ -1,0 +1,1 @@
+"""Everything that touches asyncio: connections, servers, addresses, threads, time."""

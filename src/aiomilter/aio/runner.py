@@ -1,0 +1,119 @@
+"""Running a milter as a program of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+
+from aiomilter.aio.config import Config
+from aiomilter.aio.server import Lifespan, MilterFactory, Server
+
+__all__ = ["run"]
+
+_logger = logging.getLogger("aiomilter")
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_LAST_MOMENT_S = 1.0
+
+
+def run(
+    milter_factory: MilterFactory,
+    *listen: str | socket.socket,
+    config: Config | None = None,
+    lifespan: Lifespan | None = None,
+    uvloop: bool | None = None,
+    log_level: int | str | None = logging.INFO,
+) -> None:
+    """Serve until SIGINT or SIGTERM, then stop in an orderly way; blocks.
+
+    The first signal lets messages in progress finish for the configured grace, a second one ends
+    at once.
+
+    Args:
+        milter_factory: Called once for each SMTP session.
+        *listen: Addresses (see `aiomilter.aio.address`) and bound stream sockets.
+        config: The settings; None for the defaults.
+        lifespan: Entered ahead of listening, left after the last connection.
+        uvloop: Whether to use uvloop; None to use it if it is installed.
+        log_level: If nothing has set up logging yet, log to stderr from this level on; None to
+            leave logging alone.
+
+    Raises:
+        ConfigError: The milter class or an address cannot work.
+        ImportError: uvloop was asked for and is not installed.
+    """
+    if log_level is not None and not logging.getLogger().hasHandlers():
+        logging.basicConfig(level=log_level, format="%(asctime)s %(levelname)s %(message)s")
+    loop = _new_event_loop(uvloop)
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_until_complete(_serve_until_signal(milter_factory, listen, config, lifespan))
+    finally:
+        try:
+            _cancel_what_is_left(loop)
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+
+async def _serve_until_signal(
+    milter_factory: MilterFactory,
+    listen: tuple[str | socket.socket, ...],
+    config: Config | None,
+    lifespan: Lifespan | None,
+) -> None:
+    loop = asyncio.get_running_loop()
+    server = Server(milter_factory, *listen, config=config, lifespan=lifespan)
+    asked_to_stop = asyncio.Event()
+    asked_again = asyncio.Event()
+
+    def stop(name: str) -> None:
+        if not asked_to_stop.is_set():
+            _logger.info("%s: letting messages in progress finish", name)
+            asked_to_stop.set()
+        else:
+            _logger.info("%s again: stopping at once", name)
+            asked_again.set()
+
+    for number in _STOP_SIGNALS:
+        loop.add_signal_handler(number, stop, signal.Signals(number).name)
+    try:
+        await server.start()
+        await asked_to_stop.wait()
+        stopping = asyncio.ensure_future(server.stop())
+        again = asyncio.ensure_future(asked_again.wait())
+        await asyncio.wait([stopping, again], return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            server.hurry()
+        again.cancel()
+        await stopping
+        _logger.info("stopped")
+    finally:
+        for number in _STOP_SIGNALS:
+            with contextlib.suppress(ValueError):
+                loop.remove_signal_handler(number)
+
+
+def _new_event_loop(uvloop: bool | None) -> asyncio.AbstractEventLoop:
+    if uvloop is not False:
+        try:
+            from uvloop import new_event_loop
+        except ImportError:
+            if uvloop:
+                raise
+        else:
+            return new_event_loop()
+    return asyncio.new_event_loop()
+
+
+def _cancel_what_is_left(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel the tasks that handlers have left behind, and wait for them, but not for ever."""
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.wait(tasks, timeout=_LAST_MOMENT_S))

@@ -1,0 +1,286 @@
+"""Servers: from listening sockets to connections, and their orderly end.
+
+Rules of this file:
+
+- Stopping loses nothing: no new connections, messages in progress may finish for the time of
+  grace, whatever comes after them is answered with 421, which makes an MTA hang up and its
+  client come back. Only then handlers are cut short, with a temporary failure.
+- No signal handler, no global state: that is `aiomilter.aio.runner`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+from aiomilter.aio.config import Config
+from aiomilter.aio.connection import Connection
+from aiomilter.aio.listeners import Listener, open_listeners
+from aiomilter.aio.threads import WorkerThreads
+from aiomilter.app.dispatch import FaultPolicy
+from aiomilter.app.handlers import handler_table
+from aiomilter.app.milter import Milter
+from aiomilter.app.reply import Reply
+from aiomilter.errors import ConfigError
+
+__all__ = ["Lifespan", "MilterFactory", "Server", "serve"]
+
+_logger = logging.getLogger("aiomilter")
+
+MilterFactory: TypeAlias = Callable[[], Milter]
+"""Makes the milter of one session: a subclass of `Milter`, or any callable without arguments."""
+
+Lifespan: TypeAlias = (
+    AbstractAsyncContextManager[object] | Callable[[], AbstractAsyncContextManager[object]]
+)
+"""What is entered before the first connection and left after the last one."""
+
+_SHUTTING_DOWN = Reply(421, "4.3.2", "the mail filter is shutting down").encode()
+_IDLE_GRACE_S = 2.0
+"""How long a connection without a message in progress may wait for its next command."""
+_LAST_MOMENT_S = 1.0
+"""How long connections may take to end after the grace: for answers and hooks."""
+_REFUSALS_LOGGED_EVERY_S = 10.0
+
+
+class Server:
+    """Serves milters on any number of addresses; an asynchronous context manager.
+
+    Leaving the context stops it. It installs no signal handler and leaves the event loop alone.
+
+    Example::
+
+        async with Server(MyMilter, "inet:8890") as server:
+            await something_else()
+
+    Attributes:
+        config: The settings.
+    """
+
+    def __init__(
+        self,
+        milter_factory: MilterFactory,
+        *listen: str | socket.socket,
+        config: Config | None = None,
+        lifespan: Lifespan | None = None,
+    ) -> None:
+        """Prepare a server; nothing is opened yet.
+
+        Args:
+            milter_factory: Called once for each SMTP session.
+            *listen: Addresses (see `aiomilter.aio.address`) and bound stream sockets.
+            config: The settings; None for the defaults.
+            lifespan: Entered ahead of listening, left after the last connection.
+
+        Raises:
+            ConfigError: The milter class cannot work.
+        """
+        if isinstance(milter_factory, type):
+            if not issubclass(milter_factory, Milter):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise ConfigError(f"{milter_factory.__qualname__} is no subclass of Milter")
+            handler_table(milter_factory)
+        elif not callable(milter_factory):
+            raise ConfigError(f"{milter_factory!r} does not make milters: it is not callable")
+        self.config = config or Config()
+        self._factory = milter_factory
+        self._listen = listen
+        self._lifespan = lifespan
+        self._exit_stack = AsyncExitStack()
+        self._listeners: list[Listener] = []
+        self._servers: list[asyncio.Server] = []
+        self._connections: set[Connection] = set()
+        self._all_done = asyncio.Event()
+        self._all_done.set()
+        self._hurried = asyncio.Event()
+        self._is_stopped = False
+        self._refused = 0
+        self._refusals_logged_at = float("-inf")
+        self._threads = WorkerThreads(self.config.max_threads)
+        self._policy = FaultPolicy(
+            on_error=self.config.error_status,
+            handler_timeout_s=self.config.handler_timeout,
+            eom_timeout_s=self.config.eom_timeout,
+        )
+        numbers = itertools.count(1)
+        self._session_ids = lambda: f"{os.getpid():x}.{next(numbers):x}"
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """The listening sockets, in the order of the addresses; empty once stopped."""
+        return tuple(listener.sock for listener in self._listeners)
+
+    @property
+    def connections(self) -> int:
+        """The number of connections that are open."""
+        return len(self._connections)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Enter the lifespan, open the sockets and accept connections.
+
+        Raises:
+            ConfigError: An address cannot be listened on; nothing stays open.
+        """
+        if self._is_stopped or self._listeners:
+            raise ConfigError("a server starts once: make another one")
+        try:
+            if self._lifespan is not None:
+                lifespan = self._lifespan() if callable(self._lifespan) else self._lifespan
+                await self._exit_stack.enter_async_context(lifespan)
+            self._listeners = open_listeners(self._listen, self.config)
+            for listener in self._listeners:
+                self._servers.append(await self._accept_from(listener))
+                _logger.info("listening on %s", listener.label)
+        except BaseException:
+            await self.stop(0)
+            raise
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Stop accepting, let messages in progress finish, and close everything.
+
+        Connections without a message in progress are answered 421 at their next command, and
+        closed after two seconds without one.
+
+        Args:
+            grace: How long messages may take to finish, in seconds; None for the configured
+                time. With 0 running handlers are cut short at once.
+        """
+        self._is_stopped = True
+        for server in self._servers:
+            server.close()
+        for listener in self._listeners:
+            listener.close()
+        self._servers.clear()
+        self._listeners.clear()
+        grace = self.config.stop_grace if grace is None else grace
+        for connection in self._connections:
+            connection.refuse_new_messages(_SHUTTING_DOWN)
+        await self._wait_for_connections(min(grace, _IDLE_GRACE_S))
+        for connection in tuple(self._connections):
+            if connection.is_idle:
+                connection.cut_short()
+        await self._wait_for_connections(grace - _IDLE_GRACE_S)
+        for connection in tuple(self._connections):
+            connection.cut_short()
+        self._hurried.clear()
+        await self._wait_for_connections(_LAST_MOMENT_S)
+        for connection in tuple(self._connections):
+            connection.abort()
+        await self._wait_for_connections(_LAST_MOMENT_S)
+        self._threads.close()
+        await self._exit_stack.aclose()
+
+    def hurry(self) -> None:
+        """Shorten the grace of a `stop` that is under way to nothing."""
+        self._hurried.set()
+
+    async def _wait_for_connections(self, seconds: float) -> None:
+        """Wait until all connections are over, but not longer than ``seconds``."""
+        if not self._connections or seconds <= 0 or self._hurried.is_set():
+            return
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._all_done, self._hurried)]
+        try:
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _accept_from(self, listener: Listener) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        backlog = self.config.backlog
+        if listener.sock.family != socket.AF_UNIX:
+            return await loop.create_server(
+                self._make_protocol, sock=listener.sock, backlog=backlog
+            )
+        # Removing the path is the listener's: asyncio would not look whose socket it is by then.
+        keep: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+        return await loop.create_unix_server(
+            self._make_protocol, sock=listener.sock, backlog=backlog, **keep
+        )
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        if self._is_stopped or len(self._connections) >= self.config.max_connections:
+            self._note_refusal()
+            return _Refusal()
+        connection = Connection(
+            self._factory,
+            self.config,
+            self._policy,
+            self._threads,
+            self._session_ids,
+            self._forget,
+        )
+        self._connections.add(connection)
+        self._all_done.clear()
+        return connection
+
+    def _forget(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        if not self._connections:
+            self._all_done.set()
+
+    def _note_refusal(self) -> None:
+        self._refused += 1
+        now = asyncio.get_running_loop().time()
+        if now - self._refusals_logged_at >= _REFUSALS_LOGGED_EVERY_S:
+            self._refusals_logged_at = now
+            _logger.warning(
+                "closed %d new connection(s) at once: %d are open, the limit is %d",
+                self._refused,
+                len(self._connections),
+                self.config.max_connections,
+            )
+            self._refused = 0
+
+
+class _Refusal(asyncio.Protocol):
+    """Closes a connection that there is no room for; the MTA's default action decides."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+async def serve(
+    milter_factory: MilterFactory,
+    *listen: str | socket.socket,
+    config: Config | None = None,
+    shutdown: Awaitable[object] | None = None,
+    lifespan: Lifespan | None = None,
+) -> None:
+    """Serve until ``shutdown`` is done, then stop in an orderly way; for programs of one's own.
+
+    No signal handler is installed. If this coroutine is cancelled, the server stops as well.
+
+    Args:
+        milter_factory: Called once for each SMTP session.
+        *listen: Addresses (see `aiomilter.aio.address`) and bound stream sockets.
+        config: The settings; None for the defaults.
+        shutdown: Anything that can be awaited; None to serve until cancelled.
+        lifespan: Entered ahead of listening, left after the last connection.
+
+    Raises:
+        ConfigError: The milter class or an address cannot work.
+    """
+    async with Server(milter_factory, *listen, config=config, lifespan=lifespan):
+        if shutdown is None:
+            shutdown = asyncio.get_running_loop().create_future()
+        await shutdown

@@ -1,0 +1,1 @@
+"""What the author of a milter touches: handlers, verdicts, edits, facts."""

@@ -1,0 +1,251 @@
+"""What a milter may do to a message at its end.
+
+Rules of this file:
+
+- Edits are held until the handler has returned and then leave with the verdict, in one write.
+  Postfix and libmilter apply each as it comes: a handler that fails half-way would leave half
+  of them in the mail.
+- They leave in the order in which they were made, except that all pieces of a new body stand
+  together, where the first one was: Postfix refuses the message otherwise.
+- What could become another header, another line of the envelope or the end of a string on the
+  wire is refused here, when the edit is made. Neither libmilter nor an MTA looks at it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+
+from aiomilter.app.text import encode_text
+from aiomilter.errors import ActionNotNegotiated, LocalProtocolError
+from aiomilter.spec import MAX_HEADER_INDEX, MAX_PAYLOAD_BYTES, Actions
+from aiomilter.wire import replies
+from aiomilter.wire.replies import encode_body
+
+__all__ = ["EomActions"]
+
+_HEADER_NAME = re.compile(rb"[!-9;-~]+")
+_CRLF_BEFORE_BLANK = re.compile(rb"\r\n(?=[ \t])")
+_BROKEN_LINE = re.compile(rb"\r|\n(?![ \t])")
+_LINE_BREAK_OR_NUL = re.compile(rb"[\r\n\0]")
+_PACKET_HEAD_BYTES = 5
+
+
+class EomActions:
+    """The edits of one message; handed to `on_eom`, of no use afterwards.
+
+    None of the methods sends anything, except `progress`. A method that raises leaves the edits
+    made before it as they are.
+
+    All of them raise `ActionNotNegotiated` if the MTA did not agree to the action, and
+    `LocalProtocolError` once `on_eom` has returned. Text is sent as UTF-8; what came in as text
+    goes back to the same bytes.
+    """
+
+    __slots__ = ("_actions", "_body", "_body_at", "_edits", "_is_open", "_send_progress")
+
+    def __init__(self, actions: int, send_progress: Callable[[], Awaitable[None]]) -> None:
+        self._actions = actions
+        self._send_progress = send_progress
+        self._edits: list[bytes] = []
+        self._body: list[bytes] = []
+        self._body_at = 0
+        self._is_open = True
+
+    def add_header(self, name: str, value: str) -> None:
+        """Put a header behind all others.
+
+        Args:
+            name: Of printable ASCII characters without colon and blank; not empty.
+            value: May be empty. Lines are separated by LF (or CRLF, sent as LF) with a blank or
+                tab behind it. The MTA puts a blank in front, unless the option LEADING_SPACE
+                was agreed: then the value has to begin with one.
+
+        Raises:
+            ValueError: The name or the value is none that a header can have.
+        """
+        self._require(Actions.ADD_HEADER, "add_header")
+        header = replies.AddHeader(_header_name(name), _header_value(value))
+        self._append(header.encode(), "add_header")
+
+    def insert_header(self, index: int, name: str, value: str) -> None:
+        """Put a header at a position among all headers.
+
+        Args:
+            index: 0 is above the MTA's own Received header, 1 just below it; beyond the last
+                header means behind it. At most 2147483647.
+            name: As for `add_header`.
+            value: As for `add_header`.
+
+        Raises:
+            ValueError: The index is negative or too large, or the header is none.
+        """
+        self._require(Actions.ADD_HEADER, "insert_header")
+        _check_index(index)
+        header = replies.InsertHeader(index, _header_name(name), _header_value(value))
+        self._append(header.encode(), "insert_header")
+
+    def change_header(self, name: str, index: int, value: str | None) -> None:
+        """Replace or delete one of the headers of a name.
+
+        Args:
+            name: As for `add_header`; the case does not matter.
+            index: Which of the headers of that name, counted from 1 in the message as it came
+                (0 means 1). One that does not exist is added, or, deleted, ignored.
+            value: As for `add_header`; None deletes the header, and so does an empty value,
+                since both MTAs take it so.
+
+        Raises:
+            ValueError: The index is negative or too large, or the header is none.
+        """
+        self._require(Actions.CHANGE_HEADER, "change_header")
+        _check_index(index)
+        new_value = b"" if value is None else _header_value(value)
+        header = replies.ChangeHeader(index, _header_name(name), new_value)
+        self._append(header.encode(), "change_header")
+
+    def change_sender(self, address: str, params: str | Sequence[str] | None = None) -> None:
+        """Replace the envelope sender.
+
+        Args:
+            address: With or without its angle brackets; ``<>`` for the null sender.
+            params: ESMTP parameters, as one string or several. Postfix knows RET and ENVID.
+
+        Raises:
+            ValueError: The address is empty, or something has CR, LF or NUL in it.
+        """
+        self._require(Actions.CHANGE_SENDER, "change_sender")
+        sender = replies.ChangeSender(_address(address), _params(params))
+        self._append(sender.encode(), "change_sender")
+
+    def add_recipient(self, address: str, params: str | Sequence[str] | None = None) -> None:
+        """Add an envelope recipient.
+
+        Args:
+            address: With or without its angle brackets.
+            params: ESMTP parameters, as one string or several; needs the action
+                ADD_RECIPIENT_WITH_PARAMS. Postfix knows NOTIFY and ORCPT.
+
+        Raises:
+            ValueError: The address is empty, or something has CR, LF or NUL in it.
+        """
+        if params is None:
+            self._require(Actions.ADD_RECIPIENT, "add_recipient")
+            packet = replies.AddRecipient(_address(address)).encode()
+        else:
+            self._require(Actions.ADD_RECIPIENT_WITH_PARAMS, "add_recipient with parameters")
+            recipient = replies.AddRecipientWithParams(_address(address), _params(params))
+            packet = recipient.encode()
+        self._append(packet, "add_recipient")
+
+    def delete_recipient(self, address: str) -> None:
+        """Take an envelope recipient away.
+
+        Args:
+            address: As `on_rcpt` got it; the case matters. One that is not there is ignored.
+
+        Raises:
+            ValueError: The address is empty or has CR, LF or NUL in it.
+        """
+        self._require(Actions.DELETE_RECIPIENT, "delete_recipient")
+        packet = replies.DeleteRecipient(_address(address)).encode()
+        self._append(packet, "delete_recipient")
+
+    def replace_body(self, data: bytes) -> None:
+        """Replace the body; further calls add to the new one.
+
+        Args:
+            data: Of any size, also empty; sent as it is. Lines end in CRLF.
+        """
+        self._require(Actions.REPLACE_BODY, "replace_body")
+        if not self._body:
+            self._body_at = len(self._edits)
+        self._body.append(encode_body(data))
+
+    def quarantine(self, reason: str) -> None:
+        """Have the MTA hold the message for an administrator.
+
+        Args:
+            reason: For the administrator; not empty. Postfix does not keep it.
+
+        Raises:
+            ValueError: The reason is empty or has CR, LF or NUL in it.
+        """
+        self._require(Actions.QUARANTINE, "quarantine")
+        data = _one_line(reason, "the reason of a quarantine")
+        self._append(replies.Quarantine(data).encode(), "quarantine")
+
+    async def progress(self) -> None:
+        """Tell the MTA that the handler is still at work; sent at once.
+
+        The library does so by itself every few seconds.
+        """
+        self._require(None, "progress")
+        await self._send_progress()
+
+    def close(self) -> bytes:
+        """Return the packets of all edits, and take no more; called by the library."""
+        self._is_open = False
+        before, behind = self._edits[: self._body_at], self._edits[self._body_at :]
+        return b"".join(before + self._body + behind)
+
+    def _require(self, action: Actions | None, call: str) -> None:
+        if not self._is_open:
+            raise LocalProtocolError(f"{call} comes too late: on_eom has returned")
+        if action is not None and not self._actions & action:
+            raise ActionNotNegotiated(str(action.name), call)
+
+    def _append(self, packet: bytes, call: str) -> None:
+        size = len(packet) - _PACKET_HEAD_BYTES
+        if size > MAX_PAYLOAD_BYTES:
+            raise ValueError(
+                f"{call}: {size} bytes do not fit into a packet of {MAX_PAYLOAD_BYTES}"
+            )
+        self._edits.append(packet)
+
+
+def _header_name(name: str) -> bytes:
+    data = encode_text(name, "the name of a header")
+    if not _HEADER_NAME.fullmatch(data):
+        raise ValueError(
+            f"the name of a header is printable ASCII without colon and blank, and not empty: "
+            f"{ascii(name)[:80]}"
+        )
+    return data
+
+
+def _header_value(value: str) -> bytes:
+    data = _CRLF_BEFORE_BLANK.sub(b"\n", encode_text(value, "the value of a header"))
+    if b"\0" in data:
+        raise ValueError(f"the value of a header has no NUL: {ascii(value)[:80]}")
+    if _BROKEN_LINE.search(data):
+        raise ValueError(
+            f"a line of a header's value ends in LF or CRLF with a blank or tab behind it, "
+            f"else it would begin another header: {ascii(value)[:80]}"
+        )
+    return data
+
+
+def _address(address: str) -> bytes:
+    return _one_line(address, "an envelope address")
+
+
+def _params(params: str | Sequence[str] | None) -> bytes | None:
+    if params is None:
+        return None
+    text = params if isinstance(params, str) else " ".join(params)
+    return _one_line(text, "a list of ESMTP parameters") if text else b""
+
+
+def _one_line(text: str, what: str) -> bytes:
+    data = encode_text(text, what)
+    if not data:
+        raise ValueError(f"{what} is not empty")
+    if _LINE_BREAK_OR_NUL.search(data):
+        raise ValueError(f"{what} has no CR, LF or NUL: {ascii(text)[:80]}")
+    return data
+
+
+def _check_index(index: int) -> None:
+    if not 0 <= index <= MAX_HEADER_INDEX:
+        raise ValueError(f"the index of a header is from 0 to {MAX_HEADER_INDEX}, not {index}")

@@ -1,0 +1,538 @@
+"""From an event to a handler and from its result to an answer; and what a fault costs.
+
+Rules of this file:
+
+- One verdict is what a fault costs: whatever comes out of a handler (any exception at all, a
+  wrong result, a budget that ran out) becomes the configured verdict and one record in the log.
+  Closing the connection instead would make Postfix do without the milter for the rest of the
+  SMTP session.
+- The text of an exception never reaches the MTA.
+- Nothing here knows of asyncio: time, threads and cancellation are the `Host`'s.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from aiomilter.app.actions import EomActions
+from aiomilter.app.facts import Facts, SessionLog
+from aiomilter.app.handlers import Handler, HandlerKind, HandlerTable, handler_table
+from aiomilter.app.milter import Milter
+from aiomilter.app.negotiation import Negotiation
+from aiomilter.app.reply import Reply
+from aiomilter.app.text import decode_text
+from aiomilter.errors import escape
+from aiomilter.session.events import (
+    ConnectionEnd,
+    Event,
+    Ignored,
+    MessageAborted,
+    MessageStart,
+    SessionEnd,
+    SessionStart,
+)
+from aiomilter.session.filter import FilterSession
+from aiomilter.session.negotiation import NegotiationOffer, Request
+from aiomilter.session.status import Status
+from aiomilter.spec import ALL_ACTIONS, Options, State
+from aiomilter.wire.commands import (
+    Body,
+    Connect,
+    Data,
+    EndOfHeaders,
+    Header,
+    Helo,
+    Mail,
+    Rcpt,
+    Unknown,
+)
+
+__all__ = ["Abandoned", "Cut", "Dispatcher", "FaultPolicy", "Host"]
+
+_logger = logging.getLogger("aiomilter")
+
+_CONTINUE, _NOREPLY, _SKIP = Status.CONTINUE, Status.NOREPLY, Status.SKIP
+_HANDLED_BY_ALL_STAGES = (1 << len(State)) - 1
+
+
+class Cut(enum.Enum):
+    """Why a handler was cut short."""
+
+    TIME_LIMIT = "it took longer than its time limit"
+    STOPPING = "the server is stopping"
+    CONNECTION_LOST = "the MTA is gone"
+    FROM_OUTSIDE = "its task was cancelled"
+    ABANDONED = "it was cancelled, but did not end"
+
+
+class Abandoned(BaseException):
+    """A handler that was given up has come back: nobody is left to listen to it."""
+
+
+class Host(Protocol):
+    """What runs a `Dispatcher`: keeper of the clock, of threads and of the line to the MTA."""
+
+    def start_clock(self, limit_s: float, kind: HandlerKind) -> int:
+        """Begin a handler's budget; at the end of a message also keep the MTA waiting.
+
+        Returns:
+            A ticket for `stop_clock`.
+        """
+        ...
+
+    def stop_clock(self, ticket: int) -> Cut | None:
+        """End a handler's budget; return why the handler was cut short, or None."""
+        ...
+
+    def run_in_thread(self, function: Callable[[], object]) -> Awaitable[object]:
+        """Run a function that may block."""
+        ...
+
+    async def send_progress(self) -> None:
+        """Tell the MTA, now, that the end of the message takes longer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FaultPolicy:
+    """What handlers may take and what a fault costs.
+
+    Attributes:
+        on_error: The verdict after a fault.
+        handler_timeout_s: The budget of all handlers but `on_eom`.
+        eom_timeout_s: The budget of `on_eom`.
+    """
+
+    on_error: Status
+    handler_timeout_s: float
+    eom_timeout_s: float
+
+
+class _FaultError(Exception):
+    """A handler failed, and the log knows of it; only the answer remains to be given."""
+
+    def __init__(self, answer: Status) -> None:
+        super().__init__(answer)
+        self.answer = answer
+
+
+class _GoneError(Exception):
+    """A handler was cut short because nobody waits for its answer."""
+
+
+def _mail_arguments(facts: Facts, event: Mail) -> tuple[object, ...]:
+    sender, *params = map(decode_text, event.arguments)
+    facts.sender = sender
+    return sender, params
+
+
+def _rcpt_arguments(facts: Facts, event: Rcpt) -> tuple[object, ...]:
+    del facts
+    recipient, *params = map(decode_text, event.arguments)
+    return recipient, params
+
+
+def _connect_arguments(facts: Facts, event: Connect) -> tuple[object, ...]:
+    facts.connect = event
+    return decode_text(event.hostname), facts.client
+
+
+def _helo_arguments(facts: Facts, event: Helo) -> tuple[object, ...]:
+    facts.helo_name = decode_text(event.hostname)
+    return (facts.helo_name,)
+
+
+# Event and arguments belong together by their types, which a table cannot express.
+_Arguments = Callable[[Facts, Any], tuple[object, ...]]
+
+_ARGUMENTS: dict[type[Event], _Arguments] = {
+    Connect: _connect_arguments,
+    Helo: _helo_arguments,
+    Mail: _mail_arguments,
+    Rcpt: _rcpt_arguments,
+    Data: lambda _facts, _event: (),
+    Header: lambda _facts, event: (decode_text(event.name), decode_text(event.value)),
+    EndOfHeaders: lambda _facts, _event: (),
+    Body: lambda _facts, event: (event.chunk,),
+    Unknown: lambda _facts, event: (decode_text(event.line),),
+}
+"""What a handler is given for an event; the end of a message is not among them."""
+
+
+class Dispatcher:
+    """Serves the events of one connection with a milter's handlers."""
+
+    __slots__ = (
+        "_factory",
+        "_facts",
+        "_handlers",
+        "_has_warned",
+        "_host",
+        "_message_failed",
+        "_milter",
+        "_policy",
+        "_running",
+        "_session",
+        "_session_ids",
+        "_table",
+    )
+
+    def __init__(
+        self,
+        factory: Callable[[], Milter],
+        session: FilterSession,
+        host: Host,
+        policy: FaultPolicy,
+        session_ids: Callable[[], str],
+    ) -> None:
+        """Begin with a connection that has just been accepted.
+
+        Args:
+            factory: Makes the milter of a session.
+            session: Where events come from and answers go.
+            host: What runs this.
+            policy: What handlers may take and what a fault costs.
+            session_ids: Makes the id of a session.
+        """
+        self._factory = factory
+        self._session = session
+        self._host = host
+        self._policy = policy
+        self._session_ids = session_ids
+        self._facts = Facts("-", session.macros)
+        self._milter: Milter | None = None
+        self._table: HandlerTable | None = None
+        self._handlers: dict[type[Event], Handler] = {}
+        self._running: Handler | None = None
+        self._message_failed = False
+        self._has_warned = False
+
+    @property
+    def log(self) -> SessionLog:
+        """The library's own log, with the ids of session and message."""
+        return SessionLog(_logger, self._facts)
+
+    async def handle(self, event: Event) -> None:
+        """Serve one event; its answer, if it expects one, is given to the session.
+
+        If the event is still without an answer afterwards, the MTA is gone or refused, and the
+        connection is to be closed.
+
+        Raises:
+            RemoteProtocolError: The negotiation failed.
+        """
+        kind = type(event)
+        handler = self._handlers.get(kind)
+        if handler is None:
+            await self._handle_other(event)
+            return
+        if self._message_failed:
+            self._give_fault_answer(self._policy.on_error)
+            return
+        try:
+            if handler.kind is HandlerKind.EOM:
+                await self._end_message(handler)
+                return
+            arguments = _ARGUMENTS[kind](self._facts, event)
+            result = await self._run(handler, arguments)
+            if result is None or result is _CONTINUE:
+                self._session.respond(_CONTINUE)
+            else:
+                self._answer(handler, result)
+            if kind is Rcpt:
+                self._note_recipient(handler, arguments, result)
+        except _FaultError as fault:
+            self._give_fault_answer(fault.answer)
+        except _GoneError:
+            return
+
+    def abandon(self) -> None:
+        """Answer in place of a handler that does not come back, and go on without it."""
+        handler, self._running = self._running, None
+        if handler is None:
+            return
+        self._log_fault(handler.name, Cut.ABANDONED.value, None)
+        if handler.name == "on_negotiate":
+            self._session.close()
+        elif handler.kind is not HandlerKind.HOOK:
+            self._give_fault_answer(self._policy.on_error)
+
+    # Running a handler
+
+    async def _run(self, handler: Handler, arguments: tuple[object, ...]) -> object:
+        """Run a handler and return its result.
+
+        Raises:
+            _FaultError: It failed.
+            _GoneError: It was cut short because nobody waits for its answer.
+        """
+        limit_s = handler.time_limit_s
+        if limit_s is None:
+            policy = self._policy
+            is_eom = handler.kind is HandlerKind.EOM
+            limit_s = policy.eom_timeout_s if is_eom else policy.handler_timeout_s
+        host = self._host
+        self._running = handler
+        ticket = host.start_clock(limit_s, handler.kind)
+        try:
+            if handler.is_async:
+                result = await handler.function(self._milter, *arguments)
+            else:
+                call = partial(handler.function, self._milter, *arguments)
+                result = await host.run_in_thread(call)
+        except BaseException as error:  # noqa: BLE001  (a milter may raise anything)
+            self._check_cut(handler, host.stop_clock(ticket), limit_s)
+            self._running = None
+            raise self._fault(handler.name, _describe(error), error) from None
+        self._check_cut(handler, host.stop_clock(ticket), limit_s)
+        self._running = None
+        return result
+
+    def _check_cut(self, handler: Handler, cut: Cut | None, limit_s: float) -> None:
+        """Raise what a handler that was cut short deserves; return if it was not."""
+        if cut is None:
+            return
+        if cut is Cut.ABANDONED:
+            raise Abandoned
+        self._running = None
+        if cut is Cut.CONNECTION_LOST:
+            raise _GoneError
+        if cut is Cut.TIME_LIMIT:
+            raise self._fault(handler.name, f"{cut.value} of {limit_s:g} s", None)
+        raise self._fault(handler.name, cut.value, None, Status.TEMPFAIL)
+
+    def _fault(
+        self,
+        where: str,
+        reason: str,
+        error: BaseException | None,
+        answer: Status | None = None,
+    ) -> _FaultError:
+        """Log a fault; return what is to be raised for it."""
+        if answer is None:
+            answer = self._policy.on_error
+        self._log_fault(where, reason, error, answer)
+        return _FaultError(answer)
+
+    def _log_fault(
+        self, where: str, reason: str, error: BaseException | None, answer: Status | None = None
+    ) -> None:
+        answer = answer or self._policy.on_error
+        lets_pass = answer in (Status.ACCEPT, Status.CONTINUE)
+        self.log.error(
+            "fault %s in %s of %s: %s; the answer is %s%s",
+            os.urandom(4).hex(),
+            where,
+            self._table.class_name if self._table else "the milter",
+            reason,
+            answer.name,
+            ", so mail passes unfiltered" if lets_pass else "",
+            exc_info=error,
+        )
+
+    # Answers
+
+    def _answer(self, handler: Handler, result: object, edits: bytes = b"") -> None:
+        """Give a handler's result to the session.
+
+        Raises:
+            _FaultError: It is none that this handler may have.
+        """
+        text: bytes | None = None
+        if isinstance(result, Reply):
+            status = Status.REJECT if result.is_permanent else Status.TEMPFAIL
+            text = result.encode()
+        elif result is None:
+            status = _CONTINUE
+        elif type(result) is Status and result is not Status.ALL_OPTS:
+            status = result
+        else:
+            raise self._wrong_result(handler, result)
+        if status is _NOREPLY:
+            if not handler.no_reply:
+                raise self._wrong_result(handler, result)
+            status = _CONTINUE
+        if status not in (_CONTINUE, _SKIP) and not self._session.may_answer():
+            self.log.warning(
+                "%s returned %r, which is dropped: it is declared no_reply", handler.name, result
+            )
+        self._session.respond(status, text, edits)
+
+    def _wrong_result(self, handler: Handler, result: object) -> _FaultError:
+        if inspect.iscoroutine(result):
+            result.close()
+            hint = "a coroutine; declare the handler with 'async def' or await it"
+        elif result is _NOREPLY:
+            hint = "NOREPLY without being declared no_reply: the MTA would wait for an answer"
+        else:
+            hint = f"{escape(repr(result))}; a handler returns a Status, a Reply or None"
+        return self._fault(handler.name, f"it returned {hint}", None)
+
+    def _give_fault_answer(self, answer: Status) -> None:
+        session = self._session
+        if session.may_answer():
+            session.respond(answer)
+            return
+        session.respond(_CONTINUE)
+        if answer is not _CONTINUE:
+            session.owe(answer)
+
+    def _note_recipient(
+        self, handler: Handler, arguments: tuple[object, ...], result: object
+    ) -> None:
+        """Keep an envelope recipient as a fact, unless somebody refused it."""
+        was_refused = isinstance(result, Reply) or result in (Status.REJECT, Status.TEMPFAIL)
+        if was_refused and not handler.no_reply:
+            return
+        if handler.wants_rejected and self._facts.macros.get("{rcpt_mailer}") == "error":
+            return
+        self._facts.recipients.append(str(arguments[0]))
+
+    async def _end_message(self, handler: Handler) -> None:
+        actions = EomActions(self._session.actions, self._host.send_progress)
+        try:
+            result = await self._run(handler, (actions,))
+        finally:
+            edits = actions.close()
+        self._answer(handler, result, edits)
+
+    # Other events
+
+    async def _handle_other(self, event: Event) -> None:
+        match event:
+            case MessageStart():
+                self._begin_message()
+            case MessageAborted():
+                await self._run_hook("on_abort")
+            case SessionStart():
+                self._begin_session()
+            case SessionEnd():
+                await self._run_hook("on_close")
+                self._end_session()
+            case NegotiationOffer():
+                await self._negotiate(event)
+            case Ignored():
+                self._note_ignored(event)
+            case ConnectionEnd():
+                pass
+            case _:
+                # Only without a milter: all stages count as handled then.
+                self._give_fault_answer(self._policy.on_error)
+
+    def _begin_session(self) -> None:
+        session = self._session
+        self._facts = Facts(self._session_ids(), session.macros)
+        try:
+            milter = self._factory()
+            if not isinstance(milter, Milter):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"the factory made {escape(repr(milter))}, which is no Milter")
+            self._table = handler_table(type(milter))
+            self._handlers = self._table.by_event
+        except BaseException as error:  # noqa: BLE001  (a factory may raise anything)
+            self._log_fault("the factory", _describe(error), error)
+            session.start(_HANDLED_BY_ALL_STAGES)
+            return
+        milter._facts = self._facts  # pyright: ignore[reportPrivateUsage]
+        self._milter = milter
+        session.start(self._table.handled)
+
+    def _end_session(self) -> None:
+        self._milter = self._table = None
+        self._handlers = {}
+        self._message_failed = False
+
+    def _begin_message(self) -> None:
+        self._message_failed = False
+        self._facts.begin_message()
+        milter, table = self._milter, self._table
+        if milter is None or table is None or not table.begins_messages:
+            return
+        try:
+            milter.begin_message()
+        except BaseException as error:  # noqa: BLE001  (a milter may raise anything)
+            self._log_fault("begin_message", _describe(error), error)
+            self._message_failed = True
+
+    async def _run_hook(self, name: str) -> None:
+        handler = self._table.by_name.get(name) if self._table else None
+        if handler is None:
+            return
+        try:
+            result = await self._run(handler, ())
+        except (_FaultError, _GoneError):
+            return
+        if inspect.iscoroutine(result):
+            result.close()
+
+    async def _negotiate(self, offer: NegotiationOffer) -> None:
+        session, table = self._session, self._table
+        if table is None:
+            session.agree(Request(actions=0, options=0))
+            return
+        options = table.options & ~(table.optional & ~offer.options)
+        actions = offer.actions & ALL_ACTIONS if table.actions is None else int(table.actions)
+        macros = {stage: list(names) for stage, names in table.macros.items()}
+        request = Negotiation(offer, actions, options, macros).request()
+        handler = table.by_name.get("on_negotiate")
+        if handler is not None:
+            with_skip = options | (offer.options & int(Options.SKIP))
+            negotiation = Negotiation(offer, actions, with_skip, macros)
+            try:
+                asked = await self._ask(handler, negotiation)
+            except _FaultError as fault:
+                # There is no verdict on an offer: the next event that takes one gets it.
+                if fault.answer is not _CONTINUE:
+                    session.owe(fault.answer)
+            except _GoneError:
+                return
+            else:
+                if asked is None:
+                    session.close()
+                    return
+                request = asked
+        session.agree(request)
+
+    async def _ask(self, handler: Handler, negotiation: Negotiation) -> Request | None:
+        """Let `on_negotiate` decide; return its request, or None if it refuses the MTA."""
+        default_options = negotiation.options
+        result = await self._run(handler, (negotiation,))
+        if result is Status.ALL_OPTS:
+            negotiation.actions = negotiation.offered_actions
+            negotiation.options = default_options
+        elif type(result) is Status and result is not _CONTINUE:
+            self.log.warning("%s refuses the MTA by returning %s", handler.name, result.name)
+            return None
+        elif result is not None and result is not _CONTINUE:
+            raise self._wrong_result(handler, result)
+        try:
+            return negotiation.request()
+        except Exception as error:  # noqa: BLE001  (it holds whatever the handler put there)
+            raise self._fault(handler.name, _describe(error), error) from None
+
+    def _note_ignored(self, event: Ignored) -> None:
+        """Log what was ignored: once a connection, so that nobody can fill the log with it."""
+        level = logging.DEBUG if self._has_warned else logging.WARNING
+        self._has_warned = True
+        self.log.log(
+            level,
+            "ignored a %s command after %s without an answer, as libmilter does: %s",
+            event.command,
+            event.state.name,
+            event.reason,
+        )
+
+
+def _describe(error: BaseException) -> str:
+    """Return an exception in one line; its text may be anything, even raise."""
+    try:
+        text = escape(str(error), 200)
+    except BaseException:  # noqa: BLE001  (the exception is the author's, and so is its __str__)
+        text = "(its text cannot be shown)"
+    return f"{type(error).__name__}: {text}"

@@ -1,0 +1,126 @@
+"""What the library keeps about a session and its current message."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, MutableMapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+from aiomilter.app.macros import Macros
+from aiomilter.app.socket_info import SocketInfo
+from aiomilter.app.text import decode_text
+from aiomilter.errors import escape
+from aiomilter.session.macros import MacroStore
+from aiomilter.wire.commands import Connect
+
+if TYPE_CHECKING:
+    from aiomilter.app.milter import Milter
+
+__all__ = ["Facts", "SessionLog", "fact"]
+
+_Value = TypeVar("_Value")
+
+
+class Facts:
+    """The facts of one SMTP session; those of a message are renewed with each message."""
+
+    __slots__ = (
+        "_client",
+        "_macros",
+        "connect",
+        "helo_name",
+        "log",
+        "macro_store",
+        "recipients",
+        "sender",
+        "session_id",
+    )
+
+    def __init__(self, session_id: str, macro_store: MacroStore) -> None:
+        self.session_id = session_id
+        self.macro_store = macro_store
+        self.connect: Connect | None = None
+        self.helo_name: str | None = None
+        self.sender: str | None = None
+        self.recipients: list[str] = []
+        self.log: SessionLog | None = None
+        self._client: SocketInfo | None = None
+        self._macros: Macros | None = None
+
+    def begin_message(self) -> None:
+        """Forget the message before."""
+        self.sender = None
+        self.recipients = []
+
+    @property
+    def hostname(self) -> str | None:
+        """The client's name, or None before CONNECT."""
+        return None if self.connect is None else decode_text(self.connect.hostname)
+
+    @property
+    def client(self) -> SocketInfo:
+        """The client's address; unknown before CONNECT. Parsed when it is first asked for."""
+        if self._client is None:
+            if self.connect is None:
+                return SocketInfo("unknown")
+            self._client = SocketInfo.from_connect(self.connect)
+        return self._client
+
+    @property
+    def macros(self) -> Macros:
+        """The view of the macros; made when it is first asked for."""
+        if self._macros is None:
+            self._macros = Macros(self.macro_store)
+        return self._macros
+
+    @property
+    def queue_id(self) -> str | None:
+        """The macro ``i``, or None as long as the MTA has not told it."""
+        return self.macros.get("i")
+
+
+class SessionLog(logging.LoggerAdapter[logging.Logger]):
+    """A logger that puts session and queue id in front of each line.
+
+    They are also attributes of the record, ``session_id`` and ``queue_id``, for formatters.
+    """
+
+    def __init__(self, logger: logging.Logger, facts: Facts) -> None:
+        super().__init__(logger, {})
+        self._facts = facts
+
+    def process(
+        self, msg: object, kwargs: MutableMapping[str, Any]
+    ) -> tuple[str, MutableMapping[str, Any]]:
+        """Add the ids to a line."""
+        facts = self._facts
+        queue_id = facts.queue_id
+        kwargs["extra"] = {
+            **(kwargs.get("extra") or {}),
+            "session_id": facts.session_id,
+            "queue_id": queue_id,
+        }
+        # The queue id comes over the wire: made harmless, and never a format of its own.
+        shown = "-" if queue_id is None else escape(queue_id, 32)[1:-1].replace("%", "?")
+        return f"[{facts.session_id} {shown}] {msg}", kwargs
+
+
+class fact(Generic[_Value]):  # noqa: N801  (a decorator, like property)
+    """A read-only attribute that a subclass may take for itself.
+
+    Not a property: assigning to it in a subclass simply hides it in that object, so that a
+    milter may keep, say, a counter of its own in ``self.recipients``.
+    """
+
+    def __init__(self, getter: Callable[[Any], _Value]) -> None:
+        self._getter = getter
+        self.__doc__ = getter.__doc__
+
+    @overload
+    def __get__(self, milter: None, owner: type[Milter]) -> fact[_Value]: ...
+
+    @overload
+    def __get__(self, milter: Milter, owner: type[Milter]) -> _Value: ...
+
+    def __get__(self, milter: Milter | None, owner: type[Milter]) -> _Value | fact[_Value]:
+        return self if milter is None else self._getter(milter)

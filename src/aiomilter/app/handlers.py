@@ -1,0 +1,207 @@
+"""What a milter class can do, worked out once: its handlers and what they ask for.
+
+Rules of this file:
+
+- A handler counts if the class overrides it; nothing else makes the MTA send an event.
+- The table is made once a class. A class that cannot work raises `ConfigError` here, before any
+  mail is at stake.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from aiomilter.app.milter import Milter
+from aiomilter.app.options import HandlerOptions, options_of
+from aiomilter.errors import ConfigError
+from aiomilter.session.events import Event
+from aiomilter.session.negotiation import options_without
+from aiomilter.spec import COMMANDS, Actions, CommandSpec, MacroStage, Options
+from aiomilter.wire.commands import (
+    Body,
+    Connect,
+    Data,
+    EndOfHeaders,
+    EndOfMessage,
+    Header,
+    Helo,
+    Mail,
+    Rcpt,
+    Unknown,
+)
+
+__all__ = ["Handler", "HandlerKind", "HandlerTable", "handler_table"]
+
+
+class HandlerKind(enum.Enum):
+    """What the MTA does while a handler runs."""
+
+    EVENT = "waits, and not for long"
+    EOM = "waits for as long as it hears of progress"
+    HOOK = "does not wait, and may be gone"
+
+
+@dataclass(slots=True)
+class Handler:
+    """One handler of a milter class.
+
+    Attributes:
+        name: Of the method, for example ``on_rcpt``.
+        function: The method, not bound.
+        is_async: Whether it runs in the event loop, not in a thread.
+        no_reply: Whether it only observes.
+        wants_rejected: Whether it also gets what the MTA has refused.
+        time_limit_s: Its own budget, or None.
+        kind: What the MTA does meanwhile.
+    """
+
+    name: str
+    # Handlers differ in their parameters; `dispatch` knows those of each.
+    function: Callable[..., Any]
+    is_async: bool
+    no_reply: bool = False
+    wants_rejected: bool = False
+    time_limit_s: float | None = None
+    kind: HandlerKind = HandlerKind.EVENT
+
+
+@dataclass(slots=True)
+class HandlerTable:
+    """All handlers of a milter class.
+
+    Attributes:
+        class_name: The class, for the log.
+        by_name: The handlers that the class overrides.
+        by_event: Those of them that answer an event, by its type.
+        handled: A mask with the bit ``1 << state`` of each event with a handler.
+        options: The option bits that the handlers ask for.
+        optional: Those of them that are dropped where the MTA does not offer them.
+        macros: The macros that the handlers ask for.
+        actions: What the class requires, or None.
+        begins_messages: Whether the class overrides ``begin_message``.
+    """
+
+    class_name: str
+    by_name: dict[str, Handler]
+    by_event: dict[type[Event], Handler]
+    handled: int
+    options: int
+    optional: int
+    macros: dict[MacroStage, list[str]]
+    actions: Actions | None
+    begins_messages: bool
+
+
+_KINDS = {
+    "on_eom": HandlerKind.EOM,
+    "on_abort": HandlerKind.HOOK,
+    "on_close": HandlerKind.HOOK,
+}
+_WITHOUT_COMMAND = ("on_abort", "on_close", "on_negotiate")
+_EVENT_TYPES: dict[str, type[Event]] = {
+    "on_connect": Connect,
+    "on_helo": Helo,
+    "on_mail": Mail,
+    "on_rcpt": Rcpt,
+    "on_data": Data,
+    "on_header": Header,
+    "on_eoh": EndOfHeaders,
+    "on_body": Body,
+    "on_eom": EndOfMessage,
+    "on_unknown": Unknown,
+}
+_EVENTS = {f"on_{row.name}": row for row in COMMANDS if b"c" in row.replies}
+
+
+_TABLES: WeakKeyDictionary[type[Milter], HandlerTable] = WeakKeyDictionary()
+
+
+def handler_table(milter: type[Milter]) -> HandlerTable:
+    """Return the table of a milter class.
+
+    Raises:
+        ConfigError: A decorator is on a handler that it makes no sense for, ``actions`` is not
+            of the type `Actions`, or ``begin_message`` is a coroutine function.
+    """
+    known = _TABLES.get(milter)
+    if known is not None:
+        return known
+    _check_class(milter)
+    table = HandlerTable(
+        class_name=milter.__qualname__,
+        by_name={},
+        by_event={},
+        handled=0,
+        options=0,
+        optional=int(Options.REJECTED_RECIPIENTS | Options.LEADING_SPACE),
+        macros={},
+        actions=milter.actions,
+        begins_messages=milter.begin_message is not Milter.begin_message,
+    )
+    for name in (*_WITHOUT_COMMAND, *_EVENTS):
+        function = getattr(milter, name)
+        if function is not getattr(Milter, name):
+            _add_handler(table, name, function)
+    table.options |= options_without(table.handled)
+    _TABLES[milter] = table
+    return table
+
+
+def _check_class(milter: type[Milter]) -> None:
+    if milter.actions is not None and not isinstance(milter.actions, Actions):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(
+            f"{milter.__qualname__}.actions is {milter.actions!r}; it must be a combination of "
+            f"aiomilter.Actions, such as Actions.ADD_HEADER | Actions.QUARANTINE, or None"
+        )
+    if inspect.iscoroutinefunction(milter.begin_message):
+        raise ConfigError(
+            f"{milter.__qualname__}.begin_message must be a plain method: it only sets up what "
+            f"is kept for a message; await in on_mail"
+        )
+
+
+def _add_handler(table: HandlerTable, name: str, function: Callable[..., Any]) -> None:
+    options = options_of(function)
+    row = _EVENTS.get(name)
+    _check_options(f"{table.class_name}.{name}", name, row, options)
+    table.by_name[name] = Handler(
+        name=name,
+        function=function,
+        is_async=inspect.iscoroutinefunction(function),
+        no_reply=options.no_reply,
+        wants_rejected=options.rejected_recipients,
+        time_limit_s=options.time_limit_s,
+        kind=_KINDS.get(name, HandlerKind.EVENT),
+    )
+    if row is None:
+        return
+    assert row.target is not None
+    table.by_event[_EVENT_TYPES[name]] = table.by_name[name]
+    table.handled |= 1 << row.target
+    if options.no_reply and row.no_reply_option is not None:
+        table.options |= row.no_reply_option
+    if options.rejected_recipients:
+        table.options |= Options.REJECTED_RECIPIENTS
+    if options.leading_space:
+        table.options |= Options.LEADING_SPACE
+    if options.macros is not None and row.macro_stage is not None:
+        table.macros[row.macro_stage] = list(options.macros)
+
+
+def _check_options(where: str, name: str, row: CommandSpec | None, options: HandlerOptions) -> None:
+    if options.no_reply and (row is None or row.no_reply_option is None):
+        raise ConfigError(f"{where} cannot be no_reply: the protocol has no such option")
+    if options.macros is not None and (row is None or row.macro_stage is None):
+        raise ConfigError(
+            f"{where} has no macros of its own: put the decorator on an earlier handler, what "
+            f"is asked for there is also seen here"
+        )
+    if options.rejected_recipients and name != "on_rcpt":
+        raise ConfigError(f"{where}: rejected_recipients is for on_rcpt")
+    if options.leading_space and name != "on_header":
+        raise ConfigError(f"{where}: leading_space is for on_header")

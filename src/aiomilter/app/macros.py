@@ -1,0 +1,58 @@
+"""Macros as a handler sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from aiomilter.app.text import decode_text, encode_text
+from aiomilter.session.macros import MacroStore
+
+__all__ = ["Macros"]
+
+
+class Macros(Mapping[str, str]):
+    """What the MTA has told about session and message, by the name of the macro.
+
+    A read-only mapping that is always up to date. ``i`` and ``{i}`` are the same; longer names
+    stand in their braces (``{auth_authen}``), exactly as the MTA sends them. Where a macro came
+    at several stages, the latest stage wins. Macros of one message are gone in the next.
+
+    A macro that the MTA has not sent is not there: ``macros.get("{auth_authen}")`` is None for a
+    client that has not logged in. Which ones are sent is set up in the MTA, or asked for with
+    `macros`.
+    """
+
+    __slots__ = ("_store", "_version", "_view")
+
+    def __init__(self, store: MacroStore) -> None:
+        self._store = store
+        self._version = -1
+        self._view: dict[str, str] = {}
+
+    def _current(self) -> dict[str, str]:
+        if self._version != self._store.version:
+            self._version = self._store.version
+            self._view = {
+                decode_text(name): decode_text(value)
+                for name, value in self._store.visible().items()
+            }
+        return self._view
+
+    def __getitem__(self, name: str) -> str:
+        view = self._current()
+        value = view.get(name)
+        # One byte in braces, as libmilter counts: a character of several bytes is a long name.
+        if value is None and len(name) == 3 and name.startswith("{") and name.endswith("}"):
+            value = view.get(name[1]) if len(encode_text(name[1], "a macro")) == 1 else None
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._current())
+
+    def __len__(self) -> int:
+        return len(self._current())
+
+    def __repr__(self) -> str:
+        return f"Macros({self._current()!r})"

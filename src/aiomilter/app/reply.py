@@ -1,0 +1,128 @@
+"""SMTP replies of a milter's own wording.
+
+Rules of this file:
+
+- What libmilter's ``smfi_setreply`` and ``smfi_setmlreply`` refuse is refused here, when the
+  reply is made: codes other than 4xx and 5xx, an enhanced code of the wrong form, CR and LF,
+  lines above 980 bytes, more than 32 lines. So are a NUL and an enhanced code of another class
+  than the code (libmilter lets both pass; MTAs and clients then disagree about what was said).
+- Percent signs are doubled on the wire. Sendmail takes the text as a format, and with a single
+  one it falls back to its own words; both MTAs make one of two.
+"""
+
+from __future__ import annotations
+
+import re
+
+from aiomilter.app.text import encode_text
+from aiomilter.spec import MAX_REPLY_LINE_BYTES, MAX_REPLY_LINES
+
+__all__ = ["Reply"]
+
+_CODE = re.compile(r"[45][0-9][0-9]")
+_ENHANCED_CODE = re.compile(r"[45]\.[0-9]{1,3}\.[0-9]{1,3}")
+_FORBIDDEN = re.compile(rb"[\r\n\0]")
+
+
+class Reply:
+    """A refusal in the milter's own words: a handler's result beside `Status`.
+
+    A code of 4xx refuses for now (as TEMPFAIL), one of 5xx for good (as REJECT). A code of 421
+    also makes the MTA hang up on its client. The reply counts for the one event that returns it.
+
+    Both MTAs read a text that begins with a digit as an enhanced code; give one of your own then.
+
+    Attributes:
+        code: From 400 to 599.
+        enhanced_code: As of RFC 3463, for example ``5.7.1``, or None.
+        lines: The text; may be empty.
+
+    Example:
+        ``Reply(550, "5.7.1", "no such user", "see https://example.org/help")``
+    """
+
+    __slots__ = ("_wire", "code", "enhanced_code", "lines")
+
+    code: int
+    enhanced_code: str | None
+    lines: tuple[str, ...]
+
+    def __init__(self, code: int, enhanced_code: str | None = None, *lines: str) -> None:
+        """Make a reply.
+
+        Args:
+            code: An integer from 400 to 599.
+            enhanced_code: ``4.x.y`` for a code of 4xx, ``5.x.y`` for one of 5xx, or None: then
+                none is sent with a single line, and ``4.0.0`` or ``5.0.0`` with several, as
+                libmilter does.
+            *lines: At most 32 lines of at most 980 bytes, without CR, LF and NUL; may be empty.
+
+        Raises:
+            ValueError: One of these does not hold. The text says which.
+            TypeError: The code is no integer or a line is no text.
+        """
+        if type(code) is not int:
+            raise TypeError(f"the code of a reply is an integer, not {code!r}")
+        if not _CODE.fullmatch(str(code)):
+            raise ValueError(f"the code of a reply is from 400 to 599, not {code}")
+        if enhanced_code is not None:
+            if not _ENHANCED_CODE.fullmatch(enhanced_code):
+                raise ValueError(
+                    f"an enhanced code is three numbers, the first 4 or 5, the others of one to "
+                    f"three digits, as in 5.7.1; not {ascii(enhanced_code)[:80]}"
+                )
+            if int(enhanced_code[0]) != code // 100:
+                raise ValueError(f"the enhanced code {enhanced_code} does not go with {code}")
+        if len(lines) > MAX_REPLY_LINES:
+            raise ValueError(f"a reply has at most {MAX_REPLY_LINES} lines, not {len(lines)}")
+        encoded = [_encode_line(line) for line in lines]
+        self.code = code
+        self.enhanced_code = enhanced_code
+        self.lines = lines
+        self._wire = _join_lines(code, enhanced_code, encoded)
+
+    @property
+    def is_permanent(self) -> bool:
+        """Whether the client should not try again."""
+        return self.code >= 500
+
+    def encode(self) -> bytes:
+        """Return the text as it goes to the MTA: lines joined by CRLF, percent signs doubled."""
+        return self._wire
+
+    def __repr__(self) -> str:
+        arguments = (self.code, self.enhanced_code, *self.lines)
+        return f"Reply({', '.join(map(repr, arguments))})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reply) and self._wire == other._wire
+
+    def __hash__(self) -> int:
+        return hash(self._wire)
+
+
+def _encode_line(line: str) -> bytes:
+    if not isinstance(line, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"a line of a reply is text, not {line!r}")
+    data = encode_text(line, "a line of a reply")
+    if _FORBIDDEN.search(data):
+        raise ValueError(f"a line of a reply has no CR, LF or NUL: {ascii(line)[:80]}")
+    if len(data) > MAX_REPLY_LINE_BYTES:
+        raise ValueError(
+            f"a line of a reply has at most {MAX_REPLY_LINE_BYTES} bytes, not {len(data)}: "
+            f"{ascii(line)[:80]}..."
+        )
+    return data.replace(b"%", b"%%")
+
+
+def _join_lines(code: int, enhanced_code: str | None, lines: list[bytes]) -> bytes:
+    """Lay out the text of the reply as libmilter does, blanks at the end included."""
+    if len(lines) <= 1:
+        parts = [] if enhanced_code is None else [enhanced_code.encode()]
+        return b"%d " % code + b" ".join(parts + lines)
+    prefix = (enhanced_code or f"{code // 100}.0.0").encode()
+    separators = [b"-"] * (len(lines) - 1) + [b" "]
+    return b"\r\n".join(
+        b"%d%b%b %b" % (code, separator, prefix, line)
+        for separator, line in zip(separators, lines, strict=True)
+    )

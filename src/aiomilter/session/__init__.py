@@ -1,0 +1,1 @@
+"""What follows what: the protocol as state machines without input and output."""

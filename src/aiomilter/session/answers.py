@@ -1,0 +1,233 @@
+"""The answering half of the milter's end: from a verdict to a reply and a next state.
+
+Rules of this file (``sendreply`` and ``mi_engine`` in libmilter's ``engine.c``):
+
+- Every command that expects an answer gets exactly one, and none goes out for a stage that was
+  negotiated as no-reply. Where the milter asked for no-reply and the MTA did not offer it, the
+  answer CONTINUE is given on the milter's behalf.
+- ACCEPT, REJECT, TEMPFAIL and DISCARD end the message (before a message: the stage) and lead
+  back to HELO, except that a refusal at RCPT means this recipient, and one of an unknown command
+  that command.
+- Other than in libmilter, a verdict in a no-reply stage has no effect at all. There nothing is
+  sent but the rest of the message is swallowed: the MTA waits for ever.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from aiomilter.errors import LocalProtocolError
+from aiomilter.session.events import Event
+from aiomilter.session.macros import MacroStore
+from aiomilter.session.status import Status
+from aiomilter.spec import Options, State
+from aiomilter.wire.commands import EndOfMessage
+from aiomilter.wire.replies import (
+    Accept,
+    Continue,
+    Discard,
+    Progress,
+    Reject,
+    ReplyCode,
+    Skip,
+    TempFail,
+)
+
+__all__ = ["AnsweringSession"]
+
+# Constant replies, encoded once.
+_CONTINUE_PACKET = Continue().encode()
+_SKIP_PACKET = Skip().encode()
+_PROGRESS_PACKET = Progress().encode()
+_FINAL_PACKETS = {
+    Status.ACCEPT: Accept().encode(),
+    Status.REJECT: Reject().encode(),
+    Status.TEMPFAIL: TempFail().encode(),
+    Status.DISCARD: Discard().encode(),
+}
+
+# Hot path: members of an enum as globals (an attribute of an enum class costs five times a
+# global) and states as plain integers.
+_CONTINUE, _ACCEPT = Status.CONTINUE, Status.ACCEPT
+_SKIP, _NOREPLY = Status.SKIP, Status.NOREPLY
+_HELO, _RCPT, _BODY = int(State.HELO), int(State.RCPT), int(State.BODY)
+_EOM, _UNKNOWN = int(State.EOM), int(State.UNKNOWN)
+_SKIP_OPTION = int(Options.SKIP)
+
+
+class AnsweringSession:
+    """What `FilterSession` knows and does on the way out.
+
+    Attributes:
+        macros: What the MTA has told about the session, by stage.
+        actions: The action bits that were agreed; 0 before the negotiation.
+    """
+
+    __slots__ = (
+        "_awaiting",
+        "_awaiting_no_reply",
+        "_eom_follows",
+        "_handled",
+        "_message_is_open",
+        "_offered_options",
+        "_options",
+        "_options_sent",
+        "_out",
+        "_owed",
+        "_queue",
+        "_refusal",
+        "_skipped",
+        "_state",
+        "actions",
+        "macros",
+    )
+
+    def __init__(self) -> None:
+        self.macros = MacroStore()
+        self.actions = 0
+        self._state = int(State.INIT)
+        self._handled = 0
+        self._options = 0
+        self._options_sent = 0
+        self._offered_options = 0
+        self._out: list[bytes] = []
+        self._queue: deque[Event] = deque()
+        self._message_is_open = False
+        # The state of the command that waits for an answer, and its no-reply bit.
+        self._awaiting: int | None = None
+        self._awaiting_no_reply = 0
+        # Whether that command is the last piece of a body that came with the end of the message.
+        self._eom_follows = False
+        self._skipped = 0
+        self._owed: tuple[Status, bytes | None] | None = None
+        self._refusal: bytes | None = None
+
+    def may_answer(self) -> bool:
+        """Return whether the open event takes a verdict: False in a no-reply stage."""
+        return not self._options & self._awaiting_no_reply
+
+    def respond(self, status: Status, text: bytes | None = None, edits: bytes = b"") -> None:
+        """Answer the open event.
+
+        Args:
+            status: The verdict. In a stage without replies all but SKIP only mean "go on".
+            text: The SMTP reply to a REJECT or TEMPFAIL, or None for the MTA's own words.
+            edits: Packets that go ahead of the verdict; at the end of a message only.
+
+        Raises:
+            LocalProtocolError: There is no open event, or the verdict is none of the protocol's
+                at this place: the MTA would wait for ever.
+        """
+        target = self._awaiting
+        if target is None:
+            raise LocalProtocolError("there is no event to answer")
+        if edits and target != _EOM:
+            raise LocalProtocolError("edits are for the end of a message only")
+        if status is Status.ALL_OPTS or (status is _NOREPLY and self.may_answer()):
+            raise LocalProtocolError(f"{status} is no answer here: the MTA would wait for one")
+        self._awaiting = None
+        if status is _SKIP:
+            # Sent where both sides agreed on it and at the body only: Sendmail takes it for an
+            # ACCEPT at MAIL and RCPT and loses the body when it comes at a header.
+            self._skipped |= 1 << target if self._message_is_open else 0
+            is_sent = target == _BODY and self._options_sent & _SKIP_OPTION
+            status = _SKIP if is_sent and not self._eom_follows else _CONTINUE
+        if self._eom_follows:
+            self._eom_follows = False
+            if status is _CONTINUE:
+                event = self._reach_end_of_message()
+                if event is not None:
+                    self._queue.append(event)
+                return
+            target = _EOM
+        no_reply = self._awaiting_no_reply
+        if self._options & no_reply:
+            self._answer_continue(no_reply)
+            return
+        if edits:
+            self._out.append(edits)
+        self._conclude(target, status, text)
+
+    def owe(self, status: Status, text: bytes | None = None) -> None:
+        """Give a verdict at the next event that takes one, instead of reporting that event.
+
+        For a fault in a stage without replies. A verdict on a recipient does not settle it: the
+        whole message is meant.
+        """
+        self._owed = (status, text)
+
+    def refuse_new_messages(self, text: bytes) -> None:
+        """From now on answer every command outside of a message with this SMTP reply (421)."""
+        self._refusal = text
+
+    def send_progress(self) -> None:
+        """Tell the MTA that the end of the message takes longer.
+
+        Raises:
+            LocalProtocolError: Not at the end of a message. Sendmail takes it for a fault
+                everywhere else.
+        """
+        if self._awaiting != _EOM:
+            raise LocalProtocolError("progress is for the end of a message only")
+        self._out.append(_PROGRESS_PACKET)
+
+    @property
+    def has_data_to_send(self) -> bool:
+        """Whether `data_to_send` would return something."""
+        return bool(self._out)
+
+    def data_to_send(self) -> bytes:
+        """Return the bytes for the MTA that have come up since the last call; possibly none."""
+        out = self._out
+        if not out:
+            return b""
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        return data
+
+    def _answer_continue(self, no_reply: int) -> None:
+        """Go on; also on behalf of a milter that does not reply to an MTA that waits."""
+        if not self._options & no_reply or not self._offered_options & no_reply:
+            self._out.append(_CONTINUE_PACKET)
+
+    def _conclude(self, target: int, status: Status, text: bytes | None) -> None:
+        """Send a verdict on the command of the state ``target``, and draw its consequences."""
+        if status is _CONTINUE:
+            self._out.append(_CONTINUE_PACKET)
+        elif status is _SKIP:
+            self._out.append(_SKIP_PACKET)
+            return
+        else:
+            packet = _FINAL_PACKETS[status] if text is None else ReplyCode(text).encode()
+            self._out.append(packet)
+            # A refusal at RCPT and of an unknown command leaves the message as it is.
+            if status is _ACCEPT or (target != _RCPT and target != _UNKNOWN):
+                self._state = _HELO
+                self._end_message()
+                self._owed = None
+            return
+        if target == _EOM:
+            self._end_message()
+
+    def _begin_message(self) -> None:
+        self._message_is_open = True
+        self.macros.begin_message()
+
+    def _end_message(self) -> None:
+        if self._message_is_open:
+            self._message_is_open = False
+            self._skipped = 0
+            self._owed = None
+            self.macros.end_message()
+
+    def _reach_end_of_message(self) -> Event | None:
+        """Return the event for the end of the message, or None if it was answered here."""
+        if self._owed is not None:
+            self._conclude(_EOM, *self._owed)
+        elif self._handled >> _EOM & 1:
+            self._awaiting = _EOM
+            self._awaiting_no_reply = 0
+            return EndOfMessage()
+        else:
+            self._conclude(_EOM, _CONTINUE, None)
+        return None

@@ -1,0 +1,478 @@
+"""The milter's end of a connection: commands in, events out, verdicts in, replies out.
+
+This is a state machine without input and output. Its owner feeds it bytes and asks for events::
+
+    session.receive_data(data)
+    while (event := session.next_event()) is not None:
+        ...                         # an event with an answer: session.respond(...)
+    transport.write(session.data_to_send())
+
+Rules of this file:
+
+- What is answered, and what follows it, is libmilter's (``mi_engine`` in ``engine.c``); where it
+  is not, a comment says so and why.
+- Stages without a handler are answered here, and their payload is not even looked at.
+- Every command that expects an answer gets exactly one. The owner cannot go on before it has
+  given it, and cannot give another.
+- A message is *open* from its first command to its verdict. `MessageAborted` is reported once,
+  for an open message only, and `SessionEnd` once a session; libmilter may do both twice.
+- Whatever ends the connection (QUIT, the end of the stream, a broken rule, the owner), the
+  events that close message and session are still to be fetched, up to `ConnectionEnd`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+from aiomilter.errors import LocalProtocolError, RemoteProtocolError
+from aiomilter.session.answers import AnsweringSession
+from aiomilter.session.events import (
+    ConnectionEnd,
+    Event,
+    Ignored,
+    MessageAborted,
+    MessageStart,
+    SessionEnd,
+    SessionStart,
+)
+from aiomilter.session.negotiation import (
+    Agreement,
+    NegotiationOffer,
+    Request,
+    negotiate,
+    options_without,
+    read_offer,
+)
+from aiomilter.session.states import (
+    ABORTS,
+    ABORTS_AND_SWALLOWS,
+    NOT_A_COMMAND,
+    PROCESS,
+    moves_for,
+)
+from aiomilter.session.status import Status
+from aiomilter.spec import (
+    COMMAND_BY_LETTER,
+    COMMANDS,
+    MACRO_SLOTS,
+    MAX_PAYLOAD_BYTES,
+    MAX_PAYLOAD_BYTES_BEFORE_NEGOTIATION,
+    State,
+)
+from aiomilter.wire.commands import (
+    Body,
+    Connect,
+    Data,
+    EndOfHeaders,
+    EndOfMessage,
+    Header,
+    Helo,
+    Mail,
+    OfferOptions,
+    Rcpt,
+    Unknown,
+)
+from aiomilter.wire.framing import PacketReader
+
+__all__ = ["FilterSession"]
+
+# Hot path: states as globals and plain integers (see `aiomilter.spec`).
+_HELO, _MAIL, _BODY = int(State.HELO), int(State.MAIL), int(State.BODY)
+_EOM, _UNKNOWN = int(State.EOM), int(State.UNKNOWN)
+_ABORT_LETTER, _QUIT_LETTER, _HELO_LETTER = b"AQH"
+_QUIT_OR_MACRO = b"QD"
+
+_NO_STAGE_OPTIONS = int(sum(row.no_option for row in COMMANDS if row.no_option is not None))
+
+_EventWithAnswer = (
+    Connect | Helo | Mail | Rcpt | Data | Header | EndOfHeaders | Body | EndOfMessage | Unknown
+)
+
+
+class _Stage(NamedTuple):
+    """A row of `spec.COMMANDS` as the hot path wants it."""
+
+    target: int
+    handled_bit: int
+    needs_payload: bool
+    decode: Callable[[bytes], _EventWithAnswer]
+    no_reply: int
+    first_macro_slot_to_clear: int
+
+
+_DECODE: dict[int, Callable[[bytes], _EventWithAnswer]] = {
+    ord("C"): Connect.decode,
+    ord("H"): Helo.decode,
+    ord("M"): Mail.decode,
+    ord("R"): Rcpt.decode,
+    ord("T"): Data.decode,
+    ord("L"): Header.decode,
+    ord("N"): EndOfHeaders.decode,
+    ord("B"): Body.decode,
+    ord("U"): Unknown.decode,
+}
+
+
+def _stage(letter: int) -> _Stage:
+    row = COMMAND_BY_LETTER[letter]
+    assert row.target is not None
+    # CONNECT, HELO, MAIL and RCPT clear the macros of the stages behind them.
+    clears = MACRO_SLOTS[letter] + 1 if letter in b"CHMR" else 0
+    return _Stage(
+        int(row.target),
+        1 << row.target,
+        row.needs_payload,
+        _DECODE[letter],
+        int(row.no_reply_option or 0),
+        clears,
+    )
+
+
+_STAGES: dict[int, _Stage] = {letter: _stage(letter) for letter in _DECODE}
+"""The commands that are an event with an answer and nothing else."""
+
+
+class FilterSession(AnsweringSession):
+    """One connection from an MTA, seen from the milter.
+
+    The answers (`respond`, `owe`, …) are in `AnsweringSession`.
+
+    Attributes:
+        packets_received: How many packets have been taken in.
+    """
+
+    __slots__ = (
+        "_ended",
+        "_eof",
+        "_held",
+        "_macro_was_last",
+        "_max_payload_bytes",
+        "_moves",
+        "_offer",
+        "_reader",
+        "_started",
+        "packets_received",
+    )
+
+    def __init__(self, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> None:
+        """Begin with a connection that has just been accepted.
+
+        Args:
+            max_payload_bytes: The largest payload that the MTA may send once it has negotiated.
+        """
+        super().__init__()
+        self._max_payload_bytes = max_payload_bytes
+        self._reader = PacketReader(min(max_payload_bytes, MAX_PAYLOAD_BYTES_BEFORE_NEGOTIATION))
+        self._held: tuple[int, bytes] | None = None
+        self._moves = moves_for(0)
+        self._offer: NegotiationOffer | None = None
+        self._started = False
+        self._macro_was_last = False
+        self._eof = False
+        self._ended = False
+        self.packets_received = 0
+
+    # What the owner asks
+
+    @property
+    def state(self) -> State:
+        """Where the session is."""
+        return State(self._state)
+
+    @property
+    def message_is_open(self) -> bool:
+        """Whether a message has begun and has no verdict yet."""
+        return self._message_is_open
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether the last event expects an answer and has none."""
+        return not self._queue and (self._awaiting is not None or self._offer is not None)
+
+    @property
+    def buffered_bytes(self) -> int:
+        """The number of bytes received and not yet processed."""
+        return self._reader.buffered_bytes
+
+    @property
+    def has_negotiated(self) -> bool:
+        """Whether the two ends have agreed on options."""
+        return self._state != State.INIT
+
+    @property
+    def more_is_on_its_way(self) -> bool:
+        """Whether the MTA must send more at once: the rest of a packet, or a command to macros."""
+        return self._macro_was_last or self._reader.buffered_bytes > 0
+
+    @property
+    def has_eof(self) -> bool:
+        """Whether the MTA will send nothing more."""
+        return self._eof
+
+    # Input
+
+    def receive_data(self, data: bytes) -> None:
+        """Take in bytes from the MTA."""
+        self._reader.receive_data(data)
+
+    def receive_eof(self) -> None:
+        """Note that the MTA will send nothing more; what it has sent is still processed."""
+        self._eof = True
+
+    def discard_input(self) -> None:
+        """Forget what was received and not yet processed."""
+        self._reader.discard()
+        self._held = None
+
+    def close(self) -> None:
+        """End the connection from this side.
+
+        Nothing that was received is processed any more and the answer to an open event is no
+        longer expected. The closing events are still to be fetched.
+        """
+        if self._ended:
+            return
+        self._ended = True
+        self.discard_input()
+        self._offer = None
+        self._awaiting = None
+        self._eom_follows = False
+        self._queue.clear()
+        if self._message_is_open:
+            self._end_message()
+            self._queue.append(MessageAborted())
+        if self._started:
+            self._started = False
+            self._queue.append(SessionEnd())
+
+    def next_event(self) -> Event | None:
+        """Return the next event, or None if more bytes are needed.
+
+        Raises:
+            RemoteProtocolError: The MTA broke a rule that libmilter ends the connection for. The
+                closing events follow.
+            LocalProtocolError: The event before this one has not been answered.
+        """
+        if self._queue:
+            return self._queue.popleft()
+        if self.is_unanswered:
+            raise LocalProtocolError("the last event has not been answered yet")
+        try:
+            return self._next_event()
+        except RemoteProtocolError:
+            self.close()
+            raise
+
+    def _next_event(self) -> Event | None:
+        while True:
+            packet = self._held
+            if packet is not None:
+                self._held = None
+            else:
+                packet = self._reader.next_packet()
+                if packet is None:
+                    if self._eof:
+                        self.close()
+                    return self._closing_event() if self._ended else None
+                self.packets_received += 1
+            letter, payload = packet
+            self._macro_was_last = False
+            move = self._moves[self._state][letter]
+            if not self._started and move != NOT_A_COMMAND and letter not in _QUIT_OR_MACRO:
+                self._started = True
+                self._held = packet
+                return SessionStart()
+            if move == PROCESS:
+                stage = _STAGES.get(letter)
+                if stage is None:
+                    event = self._others[letter](self, payload)
+                else:
+                    event = self._receive_command(stage, letter, payload)
+            elif move == NOT_A_COMMAND:
+                raise RemoteProtocolError("an unknown command", bytes((letter,)) + payload)
+            else:
+                event = self._receive_unexpected(packet, move)
+            if event is not None:
+                return event
+
+    # Commands
+
+    def _receive_command(self, stage: _Stage, letter: int, payload: bytes) -> Event | None:
+        """Process one of `_STAGES`; return its event, or None if it was answered here."""
+        target, bit, needs_payload, decode, no_reply, clear_from = stage
+        if needs_payload and not payload:
+            name = COMMAND_BY_LETTER[letter].name
+            raise RemoteProtocolError(f"a {name} packet without payload")
+        if clear_from:
+            self.macros.clear_from(clear_from)
+        event: _EventWithAnswer | None = None
+        if self._handled & bit and not self._skipped & bit:
+            if letter == _HELO_LETTER and payload[-1]:
+                # The one malformed payload that does not end the connection: libmilter's helo
+                # handler fails without a result, and nothing is answered.
+                self._state = target
+                return Ignored("helo", State.HELO, "it does not end in NUL")
+            event = decode(payload)
+        may_answer = not self._options & no_reply
+        starts = False
+        if not self._message_is_open:
+            self._state = target
+            if self._refusal is not None and may_answer:
+                self._conclude(target, Status.TEMPFAIL, self._refusal)
+                return None
+            if _MAIL <= target <= _BODY:
+                self._begin_message()
+                starts = True
+        elif target != _UNKNOWN:
+            # An unknown command leaves an open message where it is. libmilter forgets the
+            # message's state and may then answer nothing more of it.
+            self._state = target
+        if self._owed is not None and may_answer:
+            event = None
+            self._conclude(target, *self._owed)
+            starts = starts and self._message_is_open
+        elif event is None:
+            self._answer_continue(no_reply)
+        else:
+            self._awaiting = target
+            self._awaiting_no_reply = no_reply
+        if starts:
+            if event is not None:
+                self._queue.append(event)
+            return MessageStart()
+        return event
+
+    def _receive_macros(self, payload: bytes) -> Event | None:
+        if not payload:
+            raise RemoteProtocolError("a macro packet without payload")
+        self._macro_was_last = True
+        self.macros.store(payload)
+        return None
+
+    def _receive_offer(self, payload: bytes) -> Event | None:
+        if not payload:
+            raise RemoteProtocolError("a negotiate packet without payload")
+        self._state = int(State.NEGOTIATION)
+        self.macros.clear_from(0)
+        self._offer = read_offer(OfferOptions.decode(payload))
+        return self._offer
+
+    def _receive_end_of_message(self, payload: bytes) -> Event | None:
+        self._state = _EOM
+        starts = not self._message_is_open
+        if starts:
+            if self._refusal is not None:
+                self._conclude(_EOM, Status.TEMPFAIL, self._refusal)
+                return None
+            self._begin_message()
+        event: Event | None
+        wants_body = 1 << _BODY & self._handled & ~self._skipped
+        if payload and wants_body and self._owed is None:
+            # The answer to this last piece is no answer to the MTA unless it is a verdict.
+            self._awaiting = _BODY
+            self._awaiting_no_reply = 0
+            self._eom_follows = True
+            event = Body(payload)
+        else:
+            event = self._reach_end_of_message()
+        if starts and self._message_is_open:
+            if event is not None:
+                self._queue.append(event)
+            return MessageStart()
+        return event
+
+    def _receive_abort(self, payload: bytes) -> Event | None:
+        # Postfix sends one after every message, finished or not: nothing to report then.
+        del payload
+        self._state = int(State.ABORT)
+        return self._abort_message()
+
+    def _receive_quit(self, payload: bytes) -> Event | None:
+        del payload
+        self._state = int(State.QUIT)
+        self.close()
+        return self._closing_event()
+
+    def _receive_quit_new_connection(self, payload: bytes) -> Event | None:
+        del payload
+        self._state = int(State.QUIT_NC)
+        self.macros.clear_from(0)
+        self._started = False
+        return SessionEnd()
+
+    def _receive_unexpected(self, packet: tuple[int, bytes], move: int) -> Event | None:
+        """Process a command that does not follow from the current state."""
+        letter = packet[0]
+        before = State(self._state)
+        self._state = _HELO
+        if move == ABORTS:
+            self._held = packet
+            return self._abort_message()
+        if move == ABORTS_AND_SWALLOWS and self._message_is_open:
+            # Once more from HELO, to be swallowed there.
+            self._held = packet
+            return self._abort_message()
+        if letter == _QUIT_LETTER:
+            self.close()
+            return self._closing_event()
+        if letter == _ABORT_LETTER:
+            return None
+        return Ignored(COMMAND_BY_LETTER[letter].name, before, "it is out of order")
+
+    def start(self, handled: int) -> None:
+        """Answer `SessionStart`: say which stages have a handler.
+
+        Args:
+            handled: A mask with the bit ``1 << state`` of each of them.
+        """
+        self._handled = handled
+        if self._state == State.INIT:
+            self._options = self._options_sent = options_without(handled)
+            self._moves = moves_for(self._options)
+
+    def agree(self, request: Request) -> Agreement:
+        """Answer a `NegotiationOffer`.
+
+        Raises:
+            RemoteProtocolError: The MTA lacks what is requested; the connection ends.
+            LocalProtocolError: There is no open offer.
+        """
+        offer = self._offer
+        if offer is None:
+            raise LocalProtocolError("there is no offer to answer")
+        self._offer = None
+        try:
+            agreement = negotiate(offer, request)
+        except RemoteProtocolError:
+            self.close()
+            raise
+        self.actions = agreement.actions
+        self._offered_options = offer.options
+        # What was unwanted before the negotiation may be stepped over for good.
+        skippable = self._options | agreement.options
+        self._options = agreement.options
+        self._options_sent = agreement.options_sent
+        self._moves = moves_for(skippable & _NO_STAGE_OPTIONS)
+        self._reader.max_payload_bytes = self._max_payload_bytes
+        self._out.append(agreement.reply.encode())
+        return agreement
+
+    def _abort_message(self) -> Event | None:
+        if not self._message_is_open:
+            return None
+        self._end_message()
+        return MessageAborted()
+
+    def _closing_event(self) -> Event:
+        return self._queue.popleft() if self._queue else ConnectionEnd()
+
+    # The commands that are more, or less, than an event with an answer.
+    _others: ClassVar[dict[int, Callable[[FilterSession, bytes], Event | None]]] = {
+        ord("O"): _receive_offer,
+        ord("D"): _receive_macros,
+        ord("E"): _receive_end_of_message,
+        ord("A"): _receive_abort,
+        ord("Q"): _receive_quit,
+        ord("K"): _receive_quit_new_connection,
+    }

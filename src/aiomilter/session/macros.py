@@ -1,0 +1,98 @@
+"""Macros by stage: how long the MTA's words are kept, and which of them wins.
+
+Rules of this file (``mi_clr_macros`` and ``smfi_getsymval`` in libmilter):
+
+- There are seven slots, one for each command that macros may precede. A packet replaces all
+  macros of its slot. One without any NUL, or for another letter, is ignored.
+- CONNECT, HELO, MAIL and RCPT, when processed, clear the slots behind their own; an offer of
+  options and the end of a session clear all.
+- A name is looked up from the last slot to the first and inside a slot from its beginning; the
+  first hit wins. ``i`` and ``{i}`` are the same name; longer names must match to the letter.
+- A name without value hides the same name of earlier slots.
+- Other than in libmilter, what was sent for one message is gone when the next one begins: there
+  ``{auth_authen}`` of one message can be seen in the next, if the MTA sends no new set.
+"""
+
+from __future__ import annotations
+
+from aiomilter.spec import MACRO_SLOTS
+from aiomilter.wire.fields import NUL, split_strings
+
+__all__ = ["MacroStore"]
+
+_FIRST_SLOT_OF_MESSAGE = MACRO_SLOTS[ord("M")]
+
+
+def _plain_name(name: bytes) -> bytes:
+    """Return ``i`` for ``{i}``, and any longer name as it is."""
+    if len(name) == 3 and name.startswith(b"{") and name.endswith(b"}"):
+        return name[1:2]
+    return name
+
+
+class MacroStore:
+    """The macros of one connection.
+
+    Attributes:
+        version: Changes whenever the macros do, so that a view may be kept until then.
+    """
+
+    __slots__ = ("_sets", "_stale_sets", "version")
+
+    def __init__(self) -> None:
+        # Hot path: Postfix sends a set ahead of every command and few are ever looked at, so
+        # that a set is kept as it came and taken apart on demand.
+        self._sets: list[bytes | None] = [None] * len(MACRO_SLOTS)
+        self._stale_sets: list[bytes | None] | None = None
+        self.version = 0
+
+    def store(self, payload: bytes) -> bool:
+        """Keep the macros of one packet.
+
+        Args:
+            payload: Of a packet ``D``: the letter of a command and the strings; not empty.
+
+        Returns:
+            Whether they were kept; not so for an unknown letter or a payload without NUL.
+        """
+        slot = MACRO_SLOTS.get(payload[0])
+        if slot is None or payload.find(NUL, 1) < 0:
+            return False
+        self._sets[slot] = payload
+        self.version += 1
+        return True
+
+    def clear_from(self, slot: int) -> None:
+        """Forget the macros of ``slot`` and of all behind it."""
+        self._sets[slot:] = [None] * (len(self._sets) - slot)
+        self.version += 1
+
+    def end_message(self) -> None:
+        """Note that what has been sent up to now belongs to the message that is over."""
+        self._stale_sets = self._sets.copy()
+
+    def begin_message(self) -> None:
+        """Forget what belongs to the message before this one."""
+        stale = self._stale_sets
+        if stale is None:
+            return
+        self._stale_sets = None
+        for slot in range(_FIRST_SLOT_OF_MESSAGE, len(self._sets)):
+            # The same object, not an equal one: a set that was sent again is a new one.
+            if self._sets[slot] is stale[slot]:
+                self._sets[slot] = None
+        self.version += 1
+
+    def visible(self) -> dict[bytes, bytes]:
+        """Return the macros that a handler sees now, by name; ``i`` for ``{i}``."""
+        found: dict[bytes, bytes | None] = {}
+        for payload in reversed(self._sets):
+            if payload is None:
+                continue
+            strings: list[bytes | None] = list(split_strings(payload[1:]))
+            if len(strings) % 2:
+                strings.append(None)
+            for name, value in zip(strings[::2], strings[1::2], strict=True):
+                if name:
+                    found.setdefault(_plain_name(name), value)
+        return {name: value for name, value in found.items() if value is not None}

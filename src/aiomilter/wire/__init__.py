@@ -1,0 +1,1 @@
+"""Bytes to commands and replies and back: framing, fields, and one class a packet."""

@@ -1,0 +1,131 @@
+"""Packets: where one ends and the next begins.
+
+Layout of every packet, in both directions::
+
+    u32 length (big-endian) | u8 letter | length - 1 bytes of payload
+
+``length`` counts the letter and the payload, not itself. There is no padding and no checksum.
+
+Rules of this file, all libmilter's (``mi_rd_cmd`` in ``comm.c``):
+
+- The payload's size is ``length - 1`` as a *signed* 32-bit number. Where that is zero or
+  negative, the packet is the letter alone: a length of 0 still has its letter.
+- A payload above the limit ends the connection. libmilter waits for the letter before it says
+  so; here four bytes are enough, so that nothing is ever allocated for a size that is refused.
+- Nothing is read beyond the packet: bytes stay in the buffer until they are asked for.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from aiomilter.errors import RemoteProtocolError
+from aiomilter.spec import MAX_PAYLOAD_BYTES
+
+__all__ = ["PacketReader", "encode_packet"]
+
+_LENGTH = Struct(">I")
+_HEAD = Struct(">IB")
+_HEAD_BYTES = _HEAD.size
+_SIGN_BIT = 0x80000000
+
+_FOREIGN_GREETINGS: tuple[tuple[bytes, str], ...] = (
+    (b"GET ", "HTTP"),
+    (b"POST", "HTTP"),
+    (b"HEAD", "HTTP"),
+    (b"OPTI", "HTTP"),
+    (b"PRI ", "HTTP/2"),
+    (b"EHLO", "SMTP"),
+    (b"HELO", "SMTP"),
+    (b"SSH-", "SSH"),
+    (b"\x16\x03\x01", "TLS"),
+    (b"\x16\x03\x03", "TLS"),
+)
+"""How other protocols begin; read as a length they all are far above any limit."""
+
+
+def encode_packet(letter: bytes, payload: bytes = b"") -> bytes:
+    """Return one packet of ``letter`` (one byte) and ``payload`` (may be empty)."""
+    return _LENGTH.pack(len(payload) + 1) + letter + payload
+
+
+class PacketReader:
+    """Cuts a stream of bytes into packets, however the bytes arrive.
+
+    Attributes:
+        max_payload_bytes: The largest payload that is let in; may be changed between packets.
+    """
+
+    __slots__ = ("_buffer", "_offset", "max_payload_bytes")
+
+    def __init__(self, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> None:
+        self.max_payload_bytes = max_payload_bytes
+        # Hot path: an MTA sends a command and waits, so that the buffer is nearly always one
+        # read, taken as it is. Only a piece of a packet makes it a bytearray, which grows in
+        # place: joining bytes would make a peer that sends single bytes cost quadratic time.
+        self._buffer: bytes | bytearray = b""
+        self._offset = 0
+
+    @property
+    def buffered_bytes(self) -> int:
+        """The number of bytes received and not yet returned as packets."""
+        return len(self._buffer) - self._offset
+
+    def receive_data(self, data: bytes) -> None:
+        """Take in bytes from the other end; any number of them, cut anywhere."""
+        buffer = self._buffer
+        offset = self._offset
+        if offset == len(buffer):
+            self._buffer = data
+        elif isinstance(buffer, bytearray):
+            del buffer[:offset]
+            buffer += data
+        else:
+            self._buffer = bytearray(memoryview(buffer)[offset:])
+            self._buffer += data
+        self._offset = 0
+
+    def next_packet(self) -> tuple[int, bytes] | None:
+        """Return the next packet as (letter, payload), or None if it has not all arrived.
+
+        Raises:
+            RemoteProtocolError: The packet announces a payload above ``max_payload_bytes``. The
+                buffer is as it was.
+        """
+        buffer = self._buffer
+        start = self._offset
+        available = len(buffer) - start
+        if available < _HEAD_BYTES:
+            if available >= _LENGTH.size:
+                self._check_length(_LENGTH.unpack_from(buffer, start)[0])
+            return None
+        length, letter = _HEAD.unpack_from(buffer, start)
+        body = start + _HEAD_BYTES
+        if length <= 1 or length > _SIGN_BIT:
+            self._offset = body
+            return letter, b""
+        if length - 1 > self.max_payload_bytes:
+            self._check_length(length)
+        end = body + length - 1
+        if end > len(buffer):
+            return None
+        self._offset = end
+        return letter, bytes(buffer[body:end])
+
+    def discard(self) -> None:
+        """Forget everything that was received and not yet returned."""
+        self._buffer = b""
+        self._offset = 0
+
+    def _check_length(self, length: int) -> None:
+        if not self.max_payload_bytes < length - 1 < _SIGN_BIT:
+            return
+        begin = bytes(self._buffer[self._offset : self._offset + 16])
+        for greeting, protocol in _FOREIGN_GREETINGS:
+            if begin.startswith(greeting):
+                raise RemoteProtocolError(f"this is {protocol}, not the milter protocol", begin)
+        raise RemoteProtocolError(
+            f"a packet announces {length - 1} bytes of payload, above the limit of "
+            f"{self.max_payload_bytes}",
+            begin,
+        )
