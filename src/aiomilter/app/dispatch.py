@@ -356,12 +356,14 @@ class Dispatcher:
         else:
             raise self._wrong_result(handler, result)
         if status is _NOREPLY:
-            if not handler.no_reply:
+            if self._session.may_answer() and not handler.no_reply:
                 raise self._wrong_result(handler, result)
             status = _CONTINUE
         if status not in (_CONTINUE, _SKIP) and not self._session.may_answer():
             self.log.warning(
-                "%s returned %r, which is dropped: it is declared no_reply", handler.name, result
+                "%s returned %s, which is dropped: the stage was negotiated without replies",
+                handler.name,
+                escape(repr(result)),
             )
         self._session.respond(status, text, edits)
 

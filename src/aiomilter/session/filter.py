@@ -36,6 +36,7 @@ from aiomilter.session.events import (
     SessionEnd,
     SessionStart,
 )
+from aiomilter.session.macros import MacroStore
 from aiomilter.session.negotiation import (
     Agreement,
     NegotiationOffer,
@@ -397,7 +398,9 @@ class FilterSession(AnsweringSession):
     def _receive_quit_new_connection(self, payload: bytes) -> Event | None:
         del payload
         self._state = int(State.QUIT_NC)
-        self.macros.clear_from(0)
+        # The session that ends still sees its macros; the next one begins without any.
+        self.macros = MacroStore()
+        self._owed = None
         self._started = False
         return SessionEnd()
 
