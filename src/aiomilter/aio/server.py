@@ -48,6 +48,8 @@ _IDLE_GRACE_S = 2.0
 """How long a connection without a message in progress may wait for its next command."""
 _LAST_MOMENT_S = 1.0
 """How long connections may take to end after the grace: for answers and hooks."""
+_READ_BYTES = 128 * 1024
+"""How much is read at a time: a full packet and the beginning of the next."""
 _REFUSALS_LOGGED_EVERY_S = 10.0
 
 
@@ -104,6 +106,7 @@ class Server:
         self._refused = 0
         self._refusals_logged_at = float("-inf")
         self._threads = WorkerThreads(self.config.max_threads)
+        self._read_buffer = memoryview(bytearray(_READ_BYTES))
         self._policy = FaultPolicy(
             on_error=self.config.error_status,
             handler_timeout_s=self.config.handler_timeout,
@@ -226,6 +229,7 @@ class Server:
             self.config,
             self._policy,
             self._threads,
+            self._read_buffer,
             self._session_ids,
             self._forget,
         )

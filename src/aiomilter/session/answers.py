@@ -14,8 +14,6 @@ Rules of this file (``sendreply`` and ``mi_engine`` in libmilter's ``engine.c``)
 
 from __future__ import annotations
 
-from collections import deque
-
 from aiomilter.errors import LocalProtocolError
 from aiomilter.session.events import Event
 from aiomilter.session.macros import MacroStore
@@ -91,7 +89,7 @@ class AnsweringSession:
         self._options_sent = 0
         self._offered_options = 0
         self._out: list[bytes] = []
-        self._queue: deque[Event] = deque()
+        self._queue: list[Event] = []
         self._message_is_open = False
         # The state of the command that waits for an answer, and its no-reply bit.
         self._awaiting: int | None = None

@@ -256,7 +256,7 @@ class FilterSession(AnsweringSession):
             LocalProtocolError: The event before this one has not been answered.
         """
         if self._queue:
-            return self._queue.popleft()
+            return self._queue.pop(0)
         if self.is_unanswered:
             raise LocalProtocolError("the last event has not been answered yet")
         try:
@@ -468,7 +468,7 @@ class FilterSession(AnsweringSession):
         return MessageAborted()
 
     def _closing_event(self) -> Event:
-        return self._queue.popleft() if self._queue else ConnectionEnd()
+        return self._queue.pop(0) if self._queue else ConnectionEnd()
 
     # The commands that are more, or less, than an event with an answer.
     _others: ClassVar[dict[int, Callable[[FilterSession, bytes], Event | None]]] = {

@@ -98,6 +98,9 @@ class PacketReader:
         if available < _HEAD_BYTES:
             if available >= _LENGTH.size:
                 self._check_length(_LENGTH.unpack_from(buffer, start)[0])
+            elif not available:
+                # An idle connection does not hold on to what it has read last.
+                self.discard()
             return None
         length, letter = _HEAD.unpack_from(buffer, start)
         body = start + _HEAD_BYTES
