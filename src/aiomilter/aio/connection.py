@@ -367,8 +367,7 @@ class Connection(asyncio.BufferedProtocol):
         finally:
             if ticket == self._ticket:
                 self._timer.close()
-                if self._transport is not None:
-                    self._transport.close()
+                self._close_transport()
                 self._on_done(self)
 
     async def _serve_events(self) -> None:
@@ -446,7 +445,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _flush(self) -> None:
         data = self._session.data_to_send()
-        if data and self._transport is not None:
+        if data and self._transport is not None and not self._is_lost:
             self._transport.write(data)
 
     async def _drain(self) -> None:
@@ -459,6 +458,15 @@ class Connection(asyncio.BufferedProtocol):
         finally:
             self._write_waiter = None
             self._phase = _BETWEEN
+
+    def _close_transport(self) -> None:
+        """Close when all answers are written, or, if nobody reads them, a little later."""
+        transport = self._transport
+        if transport is None:
+            return
+        transport.close()
+        if transport.get_write_buffer_size():
+            self._loop.call_later(self._config.write_timeout, transport.abort)
 
     def _pause_reading(self, paused: bool) -> None:
         self._is_reading_paused = paused

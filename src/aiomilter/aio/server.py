@@ -220,7 +220,7 @@ class Server:
             self._make_protocol, sock=listener.sock, backlog=backlog, **keep
         )
 
-    def _make_protocol(self) -> asyncio.Protocol:
+    def _make_protocol(self) -> asyncio.BaseProtocol:
         if self._is_stopped or len(self._connections) >= self.config.max_connections:
             self._note_refusal()
             return _Refusal()
