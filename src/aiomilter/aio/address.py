@@ -31,7 +31,7 @@ __all__ = ["Address", "parse_address"]
 
 _FORMS = "inet:PORT@HOST, inet6:PORT@HOST, HOST:PORT, unix:PATH, /PATH, fd:NUMBER, systemd:NAME"
 
-Kind = Literal["inet", "inet6", "any", "unix", "fd", "systemd"]
+_Kind = Literal["inet", "inet6", "any", "unix", "fd", "systemd"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Address:
         text: As it was written.
     """
 
-    kind: Kind
+    kind: _Kind
     host: str = ""
     port: int = 0
     path: str = ""

@@ -27,8 +27,9 @@ from typing import cast
 from aiomilter.aio.config import Config
 from aiomilter.aio.deadline import DeadlineTimer
 from aiomilter.aio.threads import WorkerThreads
-from aiomilter.app.dispatch import Abandoned, Cut, Dispatcher, FaultPolicy
+from aiomilter.app.dispatch import Dispatcher
 from aiomilter.app.handlers import HandlerKind
+from aiomilter.app.host import Abandoned, Cut, FaultPolicy
 from aiomilter.app.milter import Milter
 from aiomilter.errors import RemoteProtocolError
 from aiomilter.session.events import ConnectionEnd, Event

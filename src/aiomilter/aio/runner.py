@@ -7,9 +7,11 @@ import contextlib
 import logging
 import signal
 import socket
+import sys
 
 from aiomilter.aio.config import Config
 from aiomilter.aio.server import Lifespan, MilterFactory, Server
+from aiomilter.errors import ConfigError
 
 __all__ = ["run"]
 
@@ -30,7 +32,8 @@ def run(
     """Serve until SIGINT or SIGTERM, then stop in an orderly way; blocks.
 
     The first signal lets messages in progress finish for the configured grace, a second one ends
-    at once.
+    at once. A milter class, address or setting that cannot work ends the program with one line
+    on stderr and the exit code 1; `serve` and `Server` raise `ConfigError` instead.
 
     Args:
         milter_factory: Called once for each SMTP session.
@@ -42,8 +45,7 @@ def run(
             leave logging alone.
 
     Raises:
-        ConfigError: The milter class or an address cannot work.
-        ImportError: uvloop was asked for and is not installed.
+        SystemExit: The milter class, an address or a setting cannot work.
     """
     if log_level is not None and not logging.getLogger().hasHandlers():
         logging.basicConfig(level=log_level, format="%(asctime)s %(levelname)s %(message)s")
@@ -51,6 +53,8 @@ def run(
     asyncio.set_event_loop(loop)
     try:
         loop.run_until_complete(_serve_until_signal(milter_factory, listen, config, lifespan))
+    except ConfigError as error:
+        sys.exit(f"aiomilter: {error}")
     finally:
         try:
             _cancel_what_is_left(loop)
@@ -104,7 +108,7 @@ def _new_event_loop(uvloop: bool | None) -> asyncio.AbstractEventLoop:
             from uvloop import new_event_loop
         except ImportError:
             if uvloop:
-                raise
+                sys.exit("aiomilter: uvloop is not installed: pip install 'aiomilter[uvloop]'")
         else:
             return new_event_loop()
     return asyncio.new_event_loop()

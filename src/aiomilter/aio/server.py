@@ -25,8 +25,8 @@ from aiomilter.aio.config import Config
 from aiomilter.aio.connection import Connection
 from aiomilter.aio.listeners import Listener, open_listeners
 from aiomilter.aio.threads import WorkerThreads
-from aiomilter.app.dispatch import FaultPolicy
 from aiomilter.app.handlers import handler_table
+from aiomilter.app.host import FaultPolicy
 from aiomilter.app.milter import Milter
 from aiomilter.app.reply import Reply
 from aiomilter.errors import ConfigError

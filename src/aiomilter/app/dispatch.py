@@ -12,18 +12,17 @@ Rules of this file:
 
 from __future__ import annotations
 
-import enum
 import inspect
 import logging
 import os
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from aiomilter.app.actions import EomActions
 from aiomilter.app.facts import Facts, SessionLog
 from aiomilter.app.handlers import Handler, HandlerKind, HandlerTable, handler_table
+from aiomilter.app.host import Abandoned, Cut, FaultPolicy, Host
 from aiomilter.app.milter import Milter
 from aiomilter.app.negotiation import Negotiation
 from aiomilter.app.reply import Reply
@@ -54,65 +53,12 @@ from aiomilter.wire.commands import (
     Unknown,
 )
 
-__all__ = ["Abandoned", "Cut", "Dispatcher", "FaultPolicy", "Host"]
+__all__ = ["Dispatcher"]
 
 _logger = logging.getLogger("aiomilter")
 
 _CONTINUE, _NOREPLY, _SKIP = Status.CONTINUE, Status.NOREPLY, Status.SKIP
 _HANDLED_BY_ALL_STAGES = (1 << len(State)) - 1
-
-
-class Cut(enum.Enum):
-    """Why a handler was cut short."""
-
-    TIME_LIMIT = "it took longer than its time limit"
-    STOPPING = "the server is stopping"
-    CONNECTION_LOST = "the MTA is gone"
-    FROM_OUTSIDE = "its task was cancelled"
-    ABANDONED = "it was cancelled, but did not end"
-
-
-class Abandoned(BaseException):
-    """A handler that was given up has come back: nobody is left to listen to it."""
-
-
-class Host(Protocol):
-    """What runs a `Dispatcher`: keeper of the clock, of threads and of the line to the MTA."""
-
-    def start_clock(self, limit_s: float, kind: HandlerKind) -> int:
-        """Begin a handler's budget; at the end of a message also keep the MTA waiting.
-
-        Returns:
-            A ticket for `stop_clock`.
-        """
-        ...
-
-    def stop_clock(self, ticket: int) -> Cut | None:
-        """End a handler's budget; return why the handler was cut short, or None."""
-        ...
-
-    def run_in_thread(self, function: Callable[[], object]) -> Awaitable[object]:
-        """Run a function that may block."""
-        ...
-
-    async def send_progress(self) -> None:
-        """Tell the MTA, now, that the end of the message takes longer."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class FaultPolicy:
-    """What handlers may take and what a fault costs.
-
-    Attributes:
-        on_error: The verdict after a fault.
-        handler_timeout_s: The budget of all handlers but `on_eom`.
-        eom_timeout_s: The budget of `on_eom`.
-    """
-
-    on_error: Status
-    handler_timeout_s: float
-    eom_timeout_s: float
 
 
 class _FaultError(Exception):

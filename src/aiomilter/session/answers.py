@@ -149,8 +149,8 @@ class AnsweringSession:
     def owe(self, status: Status, text: bytes | None = None) -> None:
         """Give a verdict at the next event that takes one, instead of reporting that event.
 
-        For a fault in a stage without replies. A verdict on a recipient does not settle it: the
-        whole message is meant.
+        For a fault in a stage without replies. Until then no event is reported. A verdict on a
+        recipient does not settle it: the whole message is meant.
         """
         self._owed = (status, text)
 

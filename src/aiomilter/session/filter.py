@@ -333,7 +333,9 @@ class FilterSession(AnsweringSession):
             event = None
             self._conclude(target, *self._owed)
             starts = starts and self._message_is_open
-        elif event is None:
+        elif event is None or self._owed is not None:
+            # A message that is already lost is not shown to the milter any more.
+            event = None
             self._answer_continue(no_reply)
         else:
             self._awaiting = target

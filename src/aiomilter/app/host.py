@@ -1,0 +1,66 @@
+"""What a dispatcher needs of whoever runs it, so that it needs neither asyncio nor a clock."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from aiomilter.app.handlers import HandlerKind
+from aiomilter.session.status import Status
+
+__all__ = ["Abandoned", "Cut", "FaultPolicy", "Host"]
+
+
+class Cut(enum.Enum):
+    """Why a handler was cut short."""
+
+    TIME_LIMIT = "it took longer than its time limit"
+    STOPPING = "the server is stopping"
+    CONNECTION_LOST = "the MTA is gone"
+    FROM_OUTSIDE = "its task was cancelled"
+    ABANDONED = "it was cancelled, but did not end"
+
+
+class Abandoned(BaseException):
+    """A handler that was given up has come back: nobody is left to listen to it."""
+
+
+class Host(Protocol):
+    """What runs a `Dispatcher`: keeper of the clock, of threads and of the line to the MTA."""
+
+    def start_clock(self, limit_s: float, kind: HandlerKind) -> int:
+        """Begin a handler's budget; at the end of a message also keep the MTA waiting.
+
+        Returns:
+            A ticket for `stop_clock`.
+        """
+        ...
+
+    def stop_clock(self, ticket: int) -> Cut | None:
+        """End a handler's budget; return why the handler was cut short, or None."""
+        ...
+
+    def run_in_thread(self, function: Callable[[], object]) -> Awaitable[object]:
+        """Run a function that may block."""
+        ...
+
+    async def send_progress(self) -> None:
+        """Tell the MTA, now, that the end of the message takes longer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FaultPolicy:
+    """What handlers may take and what a fault costs.
+
+    Attributes:
+        on_error: The verdict after a fault.
+        handler_timeout_s: The budget of all handlers but `on_eom`.
+        eom_timeout_s: The budget of `on_eom`.
+    """
+
+    on_error: Status
+    handler_timeout_s: float
+    eom_timeout_s: float
