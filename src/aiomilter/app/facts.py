@@ -101,7 +101,7 @@ class SessionLog(logging.LoggerAdapter[logging.Logger]):
             "queue_id": queue_id,
         }
         # The queue id comes over the wire: made harmless, and never a format of its own.
-        shown = "-" if queue_id is None else escape(queue_id, 32)[1:-1].replace("%", "?")
+        shown = "-" if queue_id is None else escape(queue_id[:32])[1:-1].replace("%", "?")
         return f"[{facts.session_id} {shown}] {msg}", kwargs
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from aiomilter.app.text import decode_text, encode_text
+from aiomilter.app.text import decode_text
 from aiomilter.session.macros import MacroStore
 
 __all__ = ["Macros"]
@@ -41,9 +41,10 @@ class Macros(Mapping[str, str]):
     def __getitem__(self, name: str) -> str:
         view = self._current()
         value = view.get(name)
-        # One byte in braces, as libmilter counts: a character of several bytes is a long name.
-        if value is None and len(name) == 3 and name.startswith("{") and name.endswith("}"):
-            value = view.get(name[1]) if len(encode_text(name[1], "a macro")) == 1 else None
+        if value is None and len(name) == 3 and name[0] == "{" and name[2] == "}":
+            # One byte in braces, as libmilter counts: other characters are long names.
+            is_one_byte = name[1].isascii() or "\udc80" <= name[1] <= "\udcff"
+            value = view.get(name[1]) if is_one_byte else None
         if value is None:
             raise KeyError(name)
         return value

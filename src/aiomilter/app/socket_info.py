@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from aiomilter.app.text import decode_text
+from aiomilter.errors import escape
 from aiomilter.spec import MAX_UNIX_PATH_BYTES
 from aiomilter.wire.commands import Connect
 
 __all__ = ["SocketInfo"]
 
-_ATON_PART = re.compile(r"0[xX]([0-9a-fA-F]*)|0([0-7]*)|([1-9][0-9]*)")
+# Digits enough for 32 bits; leading zeros are legal and may be many.
+_ATON_PART = re.compile(r"0[xX]0*([0-9a-fA-F]{1,8})|0+([0-7]{0,11})|([1-9][0-9]{0,9})")
 _ATON_END = re.compile(r"[ \t\n\v\f\r]")
 
 
@@ -44,12 +46,13 @@ class SocketInfo:
     raw: str = ""
 
     def __str__(self) -> str:
+        """Return the address in one line, as ``192.0.2.1:25`` or ``[2001:db8::1]:25``."""
         if self.ip is not None:
             host = f"[{self.ip}]" if self.family == "inet6" else str(self.ip)
             return f"{host}:{self.port}" if self.port else host
         if self.path is not None:
-            return f"unix:{self.path}"
-        return f"unknown ({self.raw})" if self.raw else "unknown"
+            return f"unix:{escape(self.path, len(self.path))[1:-1]}"
+        return f"unknown ({escape(self.raw)})" if self.raw else "unknown"
 
     def is_in(self, *networks: str) -> bool:
         """Return whether the client is in one of the networks.
@@ -95,7 +98,7 @@ def _parse_ipv4(text: str) -> IPv4Address | None:
     numbers: list[int] = []
     for part in _ATON_END.split(text, maxsplit=1)[0].split("."):
         match = _ATON_PART.fullmatch(part)
-        if match is None or part in ("0x", "0X"):
+        if match is None:
             return None
         hexadecimal, octal, decimal = match.groups()
         if hexadecimal is not None:
