@@ -35,9 +35,10 @@ __all__ = ["AnsweringSession"]
 
 # Constant replies, encoded once.
 _CONTINUE_PACKET = Continue().encode()
-_SKIP_PACKET = Skip().encode()
 _PROGRESS_PACKET = Progress().encode()
-_FINAL_PACKETS = {
+_PACKETS = {
+    Status.CONTINUE: _CONTINUE_PACKET,
+    Status.SKIP: Skip().encode(),
     Status.ACCEPT: Accept().encode(),
     Status.REJECT: Reject().encode(),
     Status.TEMPFAIL: TempFail().encode(),
@@ -48,9 +49,25 @@ _FINAL_PACKETS = {
 # global) and states as plain integers.
 _CONTINUE, _ACCEPT = Status.CONTINUE, Status.ACCEPT
 _SKIP, _NOREPLY = Status.SKIP, Status.NOREPLY
-_HELO, _RCPT, _BODY = int(State.HELO), int(State.RCPT), int(State.BODY)
-_EOM, _UNKNOWN = int(State.EOM), int(State.UNKNOWN)
+_HELO, _BODY, _EOM = int(State.HELO), int(State.BODY), int(State.EOM)
 _SKIP_OPTION = int(Options.SKIP)
+
+_PARTIAL_REFUSALS = (int(State.RCPT), int(State.UNKNOWN))
+"""Where a refusal means the recipient or the command, and leaves the message as it is."""
+
+
+def _encode_verdict(status: Status, text: bytes | None) -> bytes:
+    """Return the packet of a verdict.
+
+    Raises:
+        LocalProtocolError: It is none that can be sent.
+    """
+    if text is not None and (status is Status.REJECT or status is Status.TEMPFAIL):
+        return ReplyCode(text).encode()
+    packet = _PACKETS.get(status)
+    if packet is None:
+        raise LocalProtocolError(f"{status.name} is no answer here: the MTA would wait for one")
+    return packet
 
 
 class AnsweringSession:
@@ -97,7 +114,7 @@ class AnsweringSession:
         # Whether that command is the last piece of a body that came with the end of the message.
         self._eom_follows = False
         self._skipped = 0
-        self._owed: tuple[Status, bytes | None] | None = None
+        self._owed: tuple[Status, bytes] | None = None
         self._refusal: bytes | None = None
 
     def may_answer(self) -> bool:
@@ -109,7 +126,8 @@ class AnsweringSession:
 
         Args:
             status: The verdict. In a stage without replies all but SKIP only mean "go on".
-            text: The SMTP reply to a REJECT or TEMPFAIL, or None for the MTA's own words.
+            text: The SMTP reply to a REJECT or TEMPFAIL, or None for the MTA's own words; of no
+                account with another verdict.
             edits: Packets that go ahead of the verdict; at the end of a message only.
 
         Raises:
@@ -117,19 +135,20 @@ class AnsweringSession:
                 at this place: the MTA would wait for ever.
         """
         target = self._awaiting
-        if target is None:
+        if target is None or self._queue:
             raise LocalProtocolError("there is no event to answer")
         if edits and target != _EOM:
             raise LocalProtocolError("edits are for the end of a message only")
-        if status is Status.ALL_OPTS or (status is _NOREPLY and self.may_answer()):
-            raise LocalProtocolError(f"{status} is no answer here: the MTA would wait for one")
-        self._awaiting = None
-        if status is _SKIP:
+        if status is _NOREPLY and not self.may_answer():
+            status = _CONTINUE
+        elif status is _SKIP:
             # Sent where both sides agreed on it and at the body only: Sendmail takes it for an
             # ACCEPT at MAIL and RCPT and loses the body when it comes at a header.
-            self._skipped |= 1 << target if self._message_is_open else 0
             is_sent = target == _BODY and self._options_sent & _SKIP_OPTION
             status = _SKIP if is_sent and not self._eom_follows else _CONTINUE
+            self._skipped |= 1 << target if self._message_is_open else 0
+        packet = _encode_verdict(status, text)
+        self._awaiting = None
         if self._eom_follows:
             self._eom_follows = False
             if status is _CONTINUE:
@@ -144,7 +163,7 @@ class AnsweringSession:
             return
         if edits:
             self._out.append(edits)
-        self._conclude(target, status, text)
+        self._conclude(target, status, packet)
 
     def owe(self, status: Status, text: bytes | None = None) -> None:
         """Give a verdict at the next event that takes one, instead of reporting that event.
@@ -152,11 +171,11 @@ class AnsweringSession:
         For a fault in a stage without replies. Until then no event is reported. A verdict on a
         recipient does not settle it: the whole message is meant.
         """
-        self._owed = (status, text)
+        self._owed = status, _encode_verdict(status, text)
 
     def refuse_new_messages(self, text: bytes) -> None:
         """From now on answer every command outside of a message with this SMTP reply (421)."""
-        self._refusal = text
+        self._refusal = _encode_verdict(Status.TEMPFAIL, text)
 
     def send_progress(self) -> None:
         """Tell the MTA that the end of the message takes longer.
@@ -165,7 +184,7 @@ class AnsweringSession:
             LocalProtocolError: Not at the end of a message. Sendmail takes it for a fault
                 everywhere else.
         """
-        if self._awaiting != _EOM:
+        if self._awaiting != _EOM or self._queue:
             raise LocalProtocolError("progress is for the end of a message only")
         self._out.append(_PROGRESS_PACKET)
 
@@ -188,24 +207,16 @@ class AnsweringSession:
         if not self._options & no_reply or not self._offered_options & no_reply:
             self._out.append(_CONTINUE_PACKET)
 
-    def _conclude(self, target: int, status: Status, text: bytes | None) -> None:
+    def _conclude(self, target: int, status: Status, packet: bytes) -> None:
         """Send a verdict on the command of the state ``target``, and draw its consequences."""
+        self._out.append(packet)
         if status is _CONTINUE:
-            self._out.append(_CONTINUE_PACKET)
-        elif status is _SKIP:
-            self._out.append(_SKIP_PACKET)
-            return
-        else:
-            packet = _FINAL_PACKETS[status] if text is None else ReplyCode(text).encode()
-            self._out.append(packet)
-            # A refusal at RCPT and of an unknown command leaves the message as it is.
-            if status is _ACCEPT or (target != _RCPT and target != _UNKNOWN):
-                self._state = _HELO
+            if target == _EOM:
                 self._end_message()
-                self._owed = None
-            return
-        if target == _EOM:
+        elif status is _ACCEPT or (status is not _SKIP and target not in _PARTIAL_REFUSALS):
+            self._state = _HELO
             self._end_message()
+            self._owed = None
 
     def _begin_message(self) -> None:
         self._message_is_open = True
@@ -227,5 +238,5 @@ class AnsweringSession:
             self._awaiting_no_reply = 0
             return EndOfMessage()
         else:
-            self._conclude(_EOM, _CONTINUE, None)
+            self._conclude(_EOM, _CONTINUE, _CONTINUE_PACKET)
         return None

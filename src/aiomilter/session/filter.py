@@ -79,10 +79,12 @@ from aiomilter.wire.framing import PacketReader
 __all__ = ["FilterSession"]
 
 # Hot path: states as globals and plain integers (see `aiomilter.spec`).
-_HELO, _MAIL, _BODY = int(State.HELO), int(State.MAIL), int(State.BODY)
+_INIT, _HELO = int(State.INIT), int(State.HELO)
+_MAIL, _BODY = int(State.MAIL), int(State.BODY)
 _EOM, _UNKNOWN = int(State.EOM), int(State.UNKNOWN)
 _ABORT_LETTER, _QUIT_LETTER, _HELO_LETTER = b"AQH"
 _QUIT_OR_MACRO = b"QD"
+_TEMPFAIL = Status.TEMPFAIL
 
 _NO_STAGE_OPTIONS = int(sum(row.no_option for row in COMMANDS if row.no_option is not None))
 
@@ -198,8 +200,8 @@ class FilterSession(AnsweringSession):
 
     @property
     def has_negotiated(self) -> bool:
-        """Whether the two ends have agreed on options."""
-        return self._state != State.INIT
+        """Whether the negotiation is over, or was left out by the MTA."""
+        return self._state != _INIT and self._offer is None
 
     @property
     def more_is_on_its_way(self) -> bool:
@@ -214,8 +216,9 @@ class FilterSession(AnsweringSession):
     # Input
 
     def receive_data(self, data: bytes) -> None:
-        """Take in bytes from the MTA."""
-        self._reader.receive_data(data)
+        """Take in bytes from the MTA; after the end of the connection they are of no interest."""
+        if not self._ended:
+            self._reader.receive_data(data)
 
     def receive_eof(self) -> None:
         """Note that the MTA will send nothing more; what it has sent is still processed."""
@@ -319,9 +322,11 @@ class FilterSession(AnsweringSession):
         starts = False
         if not self._message_is_open:
             self._state = target
-            if self._refusal is not None and may_answer:
-                self._conclude(target, Status.TEMPFAIL, self._refusal)
-                return None
+            if self._refusal is not None:
+                if may_answer:
+                    self._conclude(target, _TEMPFAIL, self._refusal)
+                    return None
+                self._owed = _TEMPFAIL, self._refusal
             if _MAIL <= target <= _BODY:
                 self._begin_message()
                 starts = True
@@ -366,7 +371,7 @@ class FilterSession(AnsweringSession):
         starts = not self._message_is_open
         if starts:
             if self._refusal is not None:
-                self._conclude(_EOM, Status.TEMPFAIL, self._refusal)
+                self._conclude(_EOM, _TEMPFAIL, self._refusal)
                 return None
             self._begin_message()
         event: Event | None
@@ -379,9 +384,8 @@ class FilterSession(AnsweringSession):
             event = Body(payload)
         else:
             event = self._reach_end_of_message()
-        if starts and self._message_is_open:
-            if event is not None:
-                self._queue.append(event)
+        if event is not None and starts:
+            self._queue.append(event)
             return MessageStart()
         return event
 
@@ -441,17 +445,19 @@ class FilterSession(AnsweringSession):
 
         Raises:
             RemoteProtocolError: The MTA lacks what is requested; the connection ends.
-            LocalProtocolError: There is no open offer.
+            LocalProtocolError: There is no open offer, or a macro request has a NUL in it.
         """
         offer = self._offer
         if offer is None:
             raise LocalProtocolError("there is no offer to answer")
-        self._offer = None
         try:
             agreement = negotiate(offer, request)
         except RemoteProtocolError:
             self.close()
             raise
+        # A reply that cannot be sent leaves the offer open.
+        reply = agreement.reply.encode()
+        self._offer = None
         self.actions = agreement.actions
         self._offered_options = offer.options
         # What was unwanted before the negotiation may be stepped over for good.
@@ -460,7 +466,7 @@ class FilterSession(AnsweringSession):
         self._options_sent = agreement.options_sent
         self._moves = moves_for(skippable & _NO_STAGE_OPTIONS)
         self._reader.max_payload_bytes = self._max_payload_bytes
-        self._out.append(agreement.reply.encode())
+        self._out.append(reply)
         return agreement
 
     def _abort_message(self) -> Event | None:
