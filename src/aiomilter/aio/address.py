@@ -77,7 +77,7 @@ def parse_address(text: str) -> Address:
         case "inet6":
             return _inet("inet6", rest, "::1", text)
         case "fd":
-            if not (rest.isascii() and rest.isdigit()):
+            if not (rest.isascii() and rest.isdigit() and len(rest) < 10):
                 raise ConfigError(f"{text!r}: a descriptor is a number, as in fd:3")
             return Address("fd", number=int(rest), text=text)
         case "systemd":
@@ -91,9 +91,12 @@ def parse_address(text: str) -> Address:
 def _unix(path: str, text: str) -> Address:
     if not path:
         raise ConfigError(f"{text!r}: the path of the socket is missing")
+    try:
+        size = len(path.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:
+        raise ConfigError(f"{text!r}: this cannot be a path") from None
     if "\0" in path:
         raise ConfigError(f"{text!r}: a path has no NUL")
-    size = len(path.encode("utf-8", "surrogateescape"))
     if size > MAX_UNIX_PATH_BYTES:
         raise ConfigError(
             f"{text!r}: the path of a unix socket has at most {MAX_UNIX_PATH_BYTES} bytes, this "
@@ -111,7 +114,7 @@ def _inet(kind: Literal["inet", "inet6"], rest: str, loopback: str, text: str) -
     host = host.removeprefix("[").removesuffix("]")
     if at and not host:
         raise ConfigError(f"{text!r}: the host is missing; without one leave out the {at!r}")
-    return Address(kind, host=host or loopback, port=_port(port, text), text=text)
+    return Address(kind, host=_host(host or loopback, text), port=_port(port, text), text=text)
 
 
 def _host_and_port(text: str) -> Address:
@@ -121,15 +124,23 @@ def _host_and_port(text: str) -> Address:
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         raise ConfigError(f"{text!r}: put an IPv6 address in brackets, as in [::1]:8890")
     host = host.removeprefix("[").removesuffix("]")
-    return Address("any", host=host, port=_port(port, text), text=text)
+    return Address("any", host=_host(host, text), port=_port(port, text), text=text)
+
+
+def _host(host: str, text: str) -> str:
+    # Lone surrogates, too, are not printable.
+    if not host.isprintable() or " " in host:
+        raise ConfigError(f"{text!r}: {host!r} is no host")
+    return host
 
 
 def _port(port: str, text: str) -> int:
     if port.isascii() and port.isdigit():
-        if int(port) <= 0xFFFF:
-            return int(port)
+        digits = port.lstrip("0") or "0"
+        if len(digits) <= 5 and int(digits) <= 0xFFFF:
+            return int(digits)
         raise ConfigError(f"{text!r}: a port is at most 65535")
     try:
         return socket.getservbyname(port, "tcp")
-    except OSError:
+    except (OSError, ValueError):
         raise ConfigError(f"{text!r}: {port!r} is no port; the forms are {_FORMS}") from None

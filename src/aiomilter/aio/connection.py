@@ -17,15 +17,15 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import logging
-import socket
 from collections.abc import Awaitable, Callable
 from typing import cast
 
 from aiomilter.aio.config import Config
 from aiomilter.aio.deadline import DeadlineTimer
+from aiomilter.aio.line import Line
+from aiomilter.aio.task import ServingTask
 from aiomilter.aio.threads import WorkerThreads
 from aiomilter.app.dispatch import Dispatcher
 from aiomilter.app.handlers import HandlerKind
@@ -45,7 +45,6 @@ _EOF_GRACE_S = 1.0
 """How long a handler may go on when the MTA has closed its half of the connection."""
 _BUFFER_BYTES = 2 * 65_536
 """Above this the MTA is no longer read from until a handler has returned."""
-_TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 
 
 class _Phase(enum.Enum):
@@ -64,11 +63,7 @@ _EVENT, _EOM = HandlerKind.EVENT, HandlerKind.EOM
 
 
 class Connection(asyncio.BufferedProtocol):
-    """Serves one connection with a milter.
-
-    Attributes:
-        peer: The MTA's address, for the log.
-    """
+    """Serves one connection with a milter."""
 
     __slots__ = (
         "_config",
@@ -77,24 +72,18 @@ class Connection(asyncio.BufferedProtocol):
         "_deadline_of_packet",
         "_dispatcher",
         "_is_aborted",
-        "_is_lost",
-        "_is_reading_paused",
-        "_is_writing_paused",
+        "_line",
         "_loop",
         "_on_done",
         "_packets_at_deadline",
         "_phase",
         "_read_buffer",
         "_session",
-        "_sock",
         "_task",
         "_threads",
         "_ticket",
         "_timer",
-        "_transport",
         "_waiter",
-        "_write_waiter",
-        "peer",
     )
 
     def __init__(
@@ -130,10 +119,8 @@ class Connection(asyncio.BufferedProtocol):
         self._timer = DeadlineTimer(self._loop, self._on_deadline)
         self._phase = _BETWEEN
         self._waiter: asyncio.Future[Event | None] | None = None
-        self._write_waiter: asyncio.Future[None] | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._transport: asyncio.Transport | None = None
-        self._sock: socket.socket | None = None
+        self._task: ServingTask | None = None
+        self._line: Line | None = None
         # Of the handlers that this task runs; another number once one was given up.
         self._ticket = 0
         self._cut: Cut | None = None
@@ -142,25 +129,13 @@ class Connection(asyncio.BufferedProtocol):
         self._deadline_of_packet = self._loop.time() + config.negotiation_timeout
         self._packets_at_deadline = 0
         self._is_aborted = False
-        self._is_lost = False
-        self._is_reading_paused = False
-        self._is_writing_paused = False
-        self.peer = "?"
 
     # What the transport calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start to serve."""
-        self._transport = cast("asyncio.Transport", transport)
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # As in libmilter: an MTA's host that is gone does not hold a connection for ever.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            self._sock = sock
-        peer = transport.get_extra_info("peername")
-        self.peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "a unix socket"
-        self._task = self._loop.create_task(self._serve())
+        self._line = Line(cast("asyncio.Transport", transport), self._loop)
+        self._task = ServingTask(self._serve(self._line), loop=self._loop)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where to read to."""
@@ -173,8 +148,8 @@ class Connection(asyncio.BufferedProtocol):
         session.receive_data(bytes(self._read_buffer[:nbytes]))
         waiter = self._waiter
         if waiter is None or waiter.done():
-            if session.buffered_bytes > _BUFFER_BYTES and not self._is_reading_paused:
-                self._pause_reading(True)
+            if session.buffered_bytes > _BUFFER_BYTES and self._line is not None:
+                self._line.pause_reading()
             return
         try:
             event = session.next_event()
@@ -192,30 +167,31 @@ class Connection(asyncio.BufferedProtocol):
         session.receive_eof()
         if self._phase is _HANDLER and not session.buffered_bytes:
             # Nearly always the MTA is gone, but it may have closed its half only and still read.
-            self._deadline_of_handler = self._loop.time() + _EOF_GRACE_S
-            self._timer.set(self._deadline_of_handler)
+            grace = self._loop.time() + _EOF_GRACE_S
+            self._deadline_of_handler = min(self._deadline_of_handler, grace)
+            if self._cut is None:
+                self._timer.set(self._deadline_of_handler)
         self._wake(None)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Note that the MTA is gone; a handler that runs is cut short."""
         del exc
-        self._is_lost = True
+        if self._line is not None:
+            self._line.lose()
         self._wake(None)
-        if self._write_waiter is not None and not self._write_waiter.done():
-            self._write_waiter.set_result(None)
         if self._phase is _HANDLER:
             self._cut_handler(Cut.CONNECTION_LOST)
 
     def pause_writing(self) -> None:
         """Note that the MTA does not read as fast as it is written to."""
-        self._is_writing_paused = True
+        if self._line is not None:
+            self._line.is_writing_paused = True
 
     def resume_writing(self) -> None:
         """Go on after `pause_writing`."""
-        self._is_writing_paused = False
-        if self._write_waiter is not None and not self._write_waiter.done():
-            self._write_waiter.set_result(None)
+        if self._line is not None:
+            self._line.resume_writing()
 
     # What the server calls
 
@@ -239,8 +215,8 @@ class Connection(asyncio.BufferedProtocol):
     def abort(self) -> None:
         """End at once, without a word and without waiting for anything."""
         self._is_aborted = True
-        if self._transport is not None:
-            self._transport.abort()
+        if self._line is not None:
+            self._line.abort()
         if self._task is not None:
             self._task.cancel()
 
@@ -272,18 +248,19 @@ class Connection(asyncio.BufferedProtocol):
         self._timer.clear()
         task = self._task
         assert task is not None
-        if not task.cancelling():
-            return None
         cut, self._cut = self._cut, None
-        if not task.uncancel() and cut is not None:
-            return cut
-        # Somebody else cancelled the task: the loop is ending, or the handler did it to itself,
-        # which looks the same. The MTA gets its answer, then the connection ends.
-        while task.cancelling():
+        by_handler = task.settle()
+        if cut is not None and task.cancelling():
             task.uncancel()
-        self._session.receive_eof()
-        self._session.discard_input()
-        return Cut.FROM_OUTSIDE
+        if task.cancelling():
+            # Somebody else has cancelled the task: the loop is ending. The MTA gets its answer,
+            # then the connection ends.
+            while task.cancelling():
+                task.uncancel()
+            self._session.receive_eof()
+            self._session.discard_input()
+            return Cut.FROM_OUTSIDE
+        return cut or (Cut.FROM_OUTSIDE if by_handler else None)
 
     def run_in_thread(self, function: Callable[[], object]) -> Awaitable[object]:
         """Run a function that may block."""
@@ -303,18 +280,18 @@ class Connection(asyncio.BufferedProtocol):
             case _Phase.MTA if self._waiter is not None and not self._waiter.done():
                 session = self._session
                 if not session.has_negotiated:
-                    reason = "nothing was negotiated"
+                    reason = "nothing was negotiated in time"
                 elif session.buffered_bytes:
-                    reason = "a packet did not arrive whole"
+                    reason = "a packet did not arrive whole in time"
                 else:
-                    reason = "it was idle"
-                self._log_end(f"{reason} in time")
+                    reason = f"it was idle for {self._config.idle_timeout:g} s"
+                self._log_end(reason)
                 session.close()
                 self._wake(None)
             case _Phase.WRITE:
                 self._log_end("the MTA did not read its answers in time")
-                if self._transport is not None:
-                    self._transport.abort()
+                if self._line is not None:
+                    self._line.abort()
             case _:
                 pass
 
@@ -345,43 +322,46 @@ class Connection(asyncio.BufferedProtocol):
         self._cut = None
         self._phase = _BETWEEN
         self._dispatcher.abandon()
-        self._task = self._loop.create_task(self._serve())
+        assert self._line is not None
+        self._task = ServingTask(self._serve(self._line), loop=self._loop)
 
     # The task
 
-    async def _serve(self) -> None:
+    async def _serve(self, line: Line) -> None:
         ticket = self._ticket
         try:
             try:
-                await self._serve_events()
+                await self._serve_events(line)
             except asyncio.CancelledError:
                 if self._is_aborted:
                     raise
                 # The loop is ending while nothing runs: the hooks are still owed.
                 self._session.close()
-                await self._serve_events()
+                await self._serve_events(line)
         except Abandoned:
             return
         except Exception:
             # A fault of the library itself: the MTA's default action decides about the message.
-            _logger.exception("internal error in the connection from %s", self.peer)
+            _logger.exception("internal error in the connection from %s", line.peer)
         finally:
             if ticket == self._ticket:
                 self._timer.close()
-                self._close_transport()
+                line.close(self._config.write_timeout)
                 self._on_done(self)
 
-    async def _serve_events(self) -> None:
+    async def _serve_events(self, line: Line) -> None:
         session, dispatcher = self._session, self._dispatcher
         while True:
-            if self._is_lost:
+            if line.is_lost:
                 session.close()
             try:
                 event = session.next_event()
                 if event is None:
                     self._finish_batch()
-                    if self._is_writing_paused:
-                        await self._drain()
+                    if line.is_writing_paused:
+                        # Whatever comes meanwhile wakes nobody.
+                        await self._drain(line)
+                        continue
                     event = await self._next_read()
                     if event is None:
                         continue
@@ -394,8 +374,8 @@ class Connection(asyncio.BufferedProtocol):
             if session.is_unanswered:
                 session.close()
         self._flush()
-        if self._is_writing_paused and not self._is_lost:
-            await self._drain()
+        if line.is_writing_paused and not line.is_lost:
+            await self._drain(line)
 
     def _await_mta(self) -> None:
         self._phase = _MTA
@@ -421,10 +401,11 @@ class Connection(asyncio.BufferedProtocol):
     def _finish_batch(self) -> None:
         """All that was read has been served: send the answers and look forward to more."""
         self._flush()
-        if self._is_reading_paused:
-            self._pause_reading(False)
-        if self._sock is not None and self._session.more_is_on_its_way:
-            self._acknowledge_at_once(self._sock)
+        line = self._line
+        assert line is not None
+        line.resume_reading()
+        if self._session.more_is_on_its_way:
+            line.acknowledge_at_once()
         if self._phase is _MTA:
             self._timer.set(self._deadline_of_mta())
 
@@ -442,48 +423,21 @@ class Connection(asyncio.BufferedProtocol):
             self._deadline_of_packet = now + self._config.packet_timeout
         return self._deadline_of_packet
 
-    # Input and output
+    # Output
 
     def _flush(self) -> None:
         data = self._session.data_to_send()
-        if data and self._transport is not None and not self._is_lost:
-            self._transport.write(data)
+        if data and self._line is not None:
+            self._line.write(data)
 
-    async def _drain(self) -> None:
+    async def _drain(self, line: Line) -> None:
         """Wait until the MTA has read enough of its answers."""
         self._phase = _Phase.WRITE
         self._timer.set(self._loop.time() + self._config.write_timeout)
-        self._write_waiter = self._loop.create_future()
         try:
-            await self._write_waiter
+            await line.drain()
         finally:
-            self._write_waiter = None
             self._phase = _BETWEEN
-
-    def _close_transport(self) -> None:
-        """Close when all answers are written, or, if nobody reads them, a little later."""
-        transport = self._transport
-        if transport is None:
-            return
-        transport.close()
-        if transport.get_write_buffer_size():
-            self._loop.call_later(self._config.write_timeout, transport.abort)
-
-    def _pause_reading(self, paused: bool) -> None:
-        self._is_reading_paused = paused
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        if paused:
-            transport.pause_reading()
-        else:
-            transport.resume_reading()
-
-    @staticmethod
-    def _acknowledge_at_once(sock: socket.socket) -> None:
-        if _TCP_QUICKACK is not None:
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, _TCP_QUICKACK, 1)
 
     # The log
 
@@ -491,4 +445,5 @@ class Connection(asyncio.BufferedProtocol):
         self._log_end(f"in state {self._session.state.name}: {error}")
 
     def _log_end(self, reason: str) -> None:
-        self._dispatcher.log.warning("closed the connection from %s: %s", self.peer, reason)
+        peer = self._line.peer if self._line is not None else "?"
+        self._dispatcher.log.warning("closed the connection from %s: %s", peer, reason)

@@ -132,7 +132,8 @@ def _systemd_descriptors(address: Address) -> list[int]:
     """Return the descriptors that systemd has passed, by sd_listen_fds(3)."""
     environ = os.environ
     count = environ.get("LISTEN_FDS", "")
-    if environ.get("LISTEN_PID") != str(os.getpid()) or not count.isdigit() or count == "0":
+    is_number = count.isascii() and count.isdigit() and len(count) < 5
+    if environ.get("LISTEN_PID") != str(os.getpid()) or not is_number or int(count) == 0:
         raise ConfigError(
             f"{address}: systemd has passed no sockets to this process; start it by its socket unit"
         )
@@ -152,8 +153,10 @@ def _open_inet(address: Address, config: Config) -> list[Listener]:
         found = socket.getaddrinfo(
             address.host, address.port, family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-    except socket.gaierror as error:
-        raise ConfigError(f"{address}: host {address.host!r}: {error.strerror}") from error
+    except (OSError, UnicodeError) as error:
+        # A name that IDNA cannot encode is a UnicodeError.
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{address}: host {address.host!r}: {reason}") from error
     listeners: list[Listener] = []
     for host_family, _type, _protocol, _name, where in dict.fromkeys(found):
         sock = socket.socket(host_family, socket.SOCK_STREAM)
@@ -163,11 +166,12 @@ def _open_inet(address: Address, config: Config) -> list[Listener]:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind(where)
             listeners.append(_adopt(sock, _name_of(sock), config))
-        except OSError as error:
+        except (OSError, ConfigError) as error:
             sock.close()
             for listener in listeners:
                 listener.close()
-            raise ConfigError(f"cannot listen on {address}: {error.strerror}") from error
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ConfigError(f"cannot listen on {address}: {reason}") from error
     return listeners
 
 
@@ -192,6 +196,9 @@ def _open_unix(address: Address, config: Config) -> Listener:
             os.chown(path, uid, gid)
         os.chmod(path, config.unix_mode)
         _adopt(sock, str(address), config)
+    except ConfigError:
+        listener.close()
+        raise
     except OSError as error:
         listener.close()
         raise ConfigError(
@@ -230,7 +237,7 @@ def _number(value: str | int | None, setting: str, look_up: Callable[[str], int]
     """Return the number of a user or group; -1 leaves it as it is."""
     if value is None:
         return -1
-    if isinstance(value, int) or value.isdigit():
+    if isinstance(value, int) or (value.isascii() and value.isdigit()):
         return int(value)
     try:
         return look_up(value)

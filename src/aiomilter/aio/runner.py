@@ -18,7 +18,10 @@ __all__ = ["run"]
 _logger = logging.getLogger("aiomilter")
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_HURRY_S = 2.5
+"""How long stopping may take after the second signal."""
 _LAST_MOMENT_S = 1.0
+"""How long tasks that are left over at the end may take to heed their cancellation."""
 
 
 def run(
@@ -85,17 +88,26 @@ async def _serve_until_signal(
 
     for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, stop, signal.Signals(number).name)
+    stop_asked = asyncio.ensure_future(asked_to_stop.wait())
+    stop_asked_again = asyncio.ensure_future(asked_again.wait())
     try:
-        await server.start()
-        await asked_to_stop.wait()
+        starting = asyncio.ensure_future(server.start())
+        await asyncio.wait([starting, stop_asked], return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            await stop_asked
+        else:
+            starting.cancel()
         stopping = asyncio.ensure_future(server.stop())
-        again = asyncio.ensure_future(asked_again.wait())
-        await asyncio.wait([stopping, again], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([stopping, stop_asked_again], return_when=asyncio.FIRST_COMPLETED)
         if not stopping.done():
             server.hurry()
-        again.cancel()
-        await stopping
-        _logger.info("stopped")
+            await asyncio.wait([stopping], timeout=_HURRY_S)
+        if stopping.done():
+            stopping.result()
+            _logger.info("stopped")
+        else:
+            _logger.warning("stopped without waiting for what does not end")
     finally:
         for number in _STOP_SIGNALS:
             with contextlib.suppress(ValueError):

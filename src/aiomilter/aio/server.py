@@ -46,7 +46,7 @@ Lifespan: TypeAlias = (
 _SHUTTING_DOWN = Reply(421, "4.3.2", "the mail filter is shutting down").encode()
 _IDLE_GRACE_S = 2.0
 """How long a connection without a message in progress may wait for its next command."""
-_LAST_MOMENT_S = 1.0
+_LAST_MOMENT_S = 0.5
 """How long connections may take to end after the grace: for answers and hooks."""
 _READ_BYTES = 128 * 1024
 """How much is read at a time: a full packet and the beginning of the next."""
@@ -147,8 +147,7 @@ class Server:
             raise ConfigError("a server starts once: make another one")
         try:
             if self._lifespan is not None:
-                lifespan = self._lifespan() if callable(self._lifespan) else self._lifespan
-                await self._exit_stack.enter_async_context(lifespan)
+                await self._exit_stack.enter_async_context(_lifespan_of(self._lifespan))
             self._listeners = open_listeners(self._listen, self.config)
             for listener in self._listeners:
                 self._servers.append(await self._accept_from(listener))
@@ -254,6 +253,13 @@ class Server:
                 self.config.max_connections,
             )
             self._refused = 0
+
+
+def _lifespan_of(lifespan: Lifespan) -> AbstractAsyncContextManager[object]:
+    # Not by callable(): what @asynccontextmanager makes is both.
+    if isinstance(lifespan, AbstractAsyncContextManager):
+        return lifespan  # pyright: ignore[reportUnknownVariableType]  (it is a class's argument)
+    return lifespan()
 
 
 class _Refusal(asyncio.Protocol):

@@ -26,7 +26,7 @@ from aiomilter.app.host import Abandoned, Cut, FaultPolicy, Host
 from aiomilter.app.milter import Milter
 from aiomilter.app.negotiation import Negotiation
 from aiomilter.app.reply import Reply
-from aiomilter.app.text import decode_text
+from aiomilter.app.text import decode_text, describe_error, show_value
 from aiomilter.errors import escape
 from aiomilter.session.events import (
     ConnectionEnd,
@@ -116,6 +116,7 @@ class Dispatcher:
     """Serves the events of one connection with a milter's handlers."""
 
     __slots__ = (
+        "_default_request",
         "_factory",
         "_facts",
         "_handlers",
@@ -157,6 +158,7 @@ class Dispatcher:
         self._table: HandlerTable | None = None
         self._handlers: dict[type[Event], Handler] = {}
         self._running: Handler | None = None
+        self._default_request: Request | None = None
         self._message_failed = False
         self._has_warned = False
 
@@ -205,8 +207,8 @@ class Dispatcher:
         if handler is None:
             return
         self._log_fault(handler.name, Cut.ABANDONED.value, None)
-        if handler.name == "on_negotiate":
-            self._session.close()
+        if self._default_request is not None:
+            self._agree_after_fault(self._default_request, self._policy.on_error)
         elif handler.kind is not HandlerKind.HOOK:
             self._give_fault_answer(self._policy.on_error)
 
@@ -236,7 +238,7 @@ class Dispatcher:
         except BaseException as error:  # noqa: BLE001  (a milter may raise anything)
             self._check_cut(handler, host.stop_clock(ticket), limit_s)
             self._running = None
-            raise self._fault(handler.name, _describe(error), error) from None
+            raise self._fault(handler.name, describe_error(error), error) from None
         self._check_cut(handler, host.stop_clock(ticket), limit_s)
         self._running = None
         return result
@@ -320,7 +322,7 @@ class Dispatcher:
         elif result is _NOREPLY:
             hint = "NOREPLY without being declared no_reply: the MTA would wait for an answer"
         else:
-            hint = f"{escape(repr(result))}; a handler returns a Status, a Reply or None"
+            hint = f"{show_value(result)}; a handler returns a Status, a Reply or None"
         return self._fault(handler.name, f"it returned {hint}", None)
 
     def _give_fault_answer(self, answer: Status) -> None:
@@ -380,11 +382,11 @@ class Dispatcher:
         try:
             milter = self._factory()
             if not isinstance(milter, Milter):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise TypeError(f"the factory made {escape(repr(milter))}, which is no Milter")
+                raise TypeError(f"the factory made {show_value(milter)}, which is no Milter")
             self._table = handler_table(type(milter))
             self._handlers = self._table.by_event
         except BaseException as error:  # noqa: BLE001  (a factory may raise anything)
-            self._log_fault("the factory", _describe(error), error)
+            self._log_fault("the factory", describe_error(error), error)
             session.start(_HANDLED_BY_ALL_STAGES)
             return
         milter._facts = self._facts  # pyright: ignore[reportPrivateUsage]
@@ -405,8 +407,12 @@ class Dispatcher:
         try:
             milter.begin_message()
         except BaseException as error:  # noqa: BLE001  (a milter may raise anything)
-            self._log_fault("begin_message", _describe(error), error)
+            fault = self._fault("begin_message", describe_error(error), error)
+            # The first event of the message may be on its way already; it gets the verdict, and
+            # so do the others, with a handler or without.
             self._message_failed = True
+            if fault.answer is not _CONTINUE:
+                self._session.owe(fault.answer)
 
     async def _run_hook(self, name: str) -> None:
         handler = self._table.by_name.get(name) if self._table else None
@@ -429,23 +435,31 @@ class Dispatcher:
         macros = {stage: list(names) for stage, names in table.macros.items()}
         request = Negotiation(offer, actions, options, macros).request()
         handler = table.by_name.get("on_negotiate")
-        if handler is not None:
-            with_skip = options | (offer.options & int(Options.SKIP))
-            negotiation = Negotiation(offer, actions, with_skip, macros)
-            try:
-                asked = await self._ask(handler, negotiation)
-            except _FaultError as fault:
-                # There is no verdict on an offer: the next event that takes one gets it.
-                if fault.answer is not _CONTINUE:
-                    session.owe(fault.answer)
-            except _GoneError:
-                return
+        if handler is None:
+            session.agree(request)
+            return
+        with_skip = options | (offer.options & int(Options.SKIP))
+        negotiation = Negotiation(offer, actions, with_skip, macros)
+        self._default_request = request
+        try:
+            asked = await self._ask(handler, negotiation)
+        except _FaultError as fault:
+            self._agree_after_fault(request, fault.answer)
+        except _GoneError:
+            return
+        else:
+            self._default_request = None
+            if asked is None:
+                session.close()
             else:
-                if asked is None:
-                    session.close()
-                    return
-                request = asked
-        session.agree(request)
+                session.agree(asked)
+
+    def _agree_after_fault(self, request: Request, answer: Status) -> None:
+        """There is no verdict on an offer: agree, and let the next event that takes one have it."""
+        self._default_request = None
+        self._session.agree(request)
+        if answer is not _CONTINUE:
+            self._session.owe(answer)
 
     async def _ask(self, handler: Handler, negotiation: Negotiation) -> Request | None:
         """Let `on_negotiate` decide; return its request, or None if it refuses the MTA."""
@@ -462,7 +476,7 @@ class Dispatcher:
         try:
             return negotiation.request()
         except Exception as error:  # noqa: BLE001  (it holds whatever the handler put there)
-            raise self._fault(handler.name, _describe(error), error) from None
+            raise self._fault(handler.name, describe_error(error), error) from None
 
     def _note_ignored(self, event: Ignored) -> None:
         """Log what was ignored: once a connection, so that nobody can fill the log with it."""
@@ -475,12 +489,3 @@ class Dispatcher:
             event.state.name,
             event.reason,
         )
-
-
-def _describe(error: BaseException) -> str:
-    """Return an exception in one line; its text may be anything, even raise."""
-    try:
-        text = escape(str(error), 200)
-    except BaseException:  # noqa: BLE001  (the exception is the author's, and so is its __str__)
-        text = "(its text cannot be shown)"
-    return f"{type(error).__name__}: {text}"

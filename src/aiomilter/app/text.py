@@ -7,7 +7,9 @@ readable, and anything else survives the round trip.
 
 from __future__ import annotations
 
-__all__ = ["decode_text", "encode_text"]
+from aiomilter.errors import escape
+
+__all__ = ["decode_text", "describe_error", "encode_text", "show_value"]
 
 
 def decode_text(data: bytes) -> str:
@@ -29,3 +31,20 @@ def encode_text(text: str, what: str) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         raise ValueError(f"{what} is no text that can be sent: {ascii(text)[:80]}") from None
+
+
+def show_value(value: object) -> str:
+    """Return a value of the author's in one line; its ``__repr__`` may do anything."""
+    try:
+        return escape(repr(value))
+    except BaseException:  # noqa: BLE001  (whatever the author's code raises)
+        return f"an object of the class {type(value).__name__}"
+
+
+def describe_error(error: BaseException) -> str:
+    """Return an exception in one line; its text may be anything, even raise."""
+    try:
+        text = escape(str(error), 200)
+    except BaseException:  # noqa: BLE001  (the exception is the author's, and so is its __str__)
+        text = "(its text cannot be shown)"
+    return f"{type(error).__name__}: {text}"

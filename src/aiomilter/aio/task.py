@@ -1,0 +1,47 @@
+"""The task of a connection, which can tell who has cancelled it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+__all__ = ["ServingTask"]
+
+
+class ServingTask(asyncio.Task[None]):
+    """A task in which handlers run, one after the other.
+
+    A handler may call ``asyncio.current_task().cancel()``. That is a fault like any other; but to
+    the task it looks as if the event loop were ending, which does end the connection. So such a
+    request is noted, and carried out only if the handler goes on to await something: before
+    Python 3.13 a cancellation that no await has seen cannot be taken back.
+    """
+
+    _is_requested = False
+    _is_carried_out = False
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel the task; at its own request, when it next awaits something."""
+        if asyncio.current_task(self.get_loop()) is not self:
+            return super().cancel(msg)
+        self._is_requested = True
+        self.get_loop().call_soon(self._carry_out)
+        return True
+
+    def settle(self) -> bool:
+        """Return whether the handler that just ended has asked for its cancellation.
+
+        If so, that is taken back.
+        """
+        if not self._is_requested and not self._is_carried_out:
+            return False
+        self._is_requested = self._is_carried_out = False
+        while self.cancelling():
+            self.uncancel()
+        return True
+
+    def _carry_out(self) -> None:
+        if self._is_requested:
+            self._is_requested = False
+            self._is_carried_out = True
+            super().cancel()

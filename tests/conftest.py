@@ -1,0 +1,27 @@
+"""What all tests share: no fault of the event loop goes unnoticed."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+__all__ = ["no_unhandled_errors"]
+
+
+@pytest.fixture
+async def no_unhandled_errors() -> AsyncIterator[list[dict[str, Any]]]:
+    """Fail the test if the loop has to handle an exception that nobody else did.
+
+    The value is the list of what the loop was told; a test that expects something there takes it
+    out.
+    """
+    found: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: found.append(context))
+    yield found
+    # A task that failed unseen tells when it is collected.
+    gc.collect(1)
+    assert found == []
