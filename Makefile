@@ -14,7 +14,7 @@ PYTEST := $(BIN)/pytest --numprocesses=auto --dist=loadgroup
 .DEFAULT_GOAL := help
 # The order of `make test` is its point: quick checks first.
 .NOTPARALLEL:
-.PHONY: help demo test lint types format unit integration docs docs-serve lock clean env test-deps check
+.PHONY: help demo test lint types format unit integration fidelity docs docs-serve lock clean env test-deps check
 
 help:  ## List the verbs
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -42,11 +42,14 @@ format: env  ## Rewrite the sources in the project's format
 	@$(BIN)/ruff check --fix-only
 	@$(BIN)/ruff format
 
-unit: env  ## Run the tests that need no mail server
-	@$(PYTEST) --ignore=tests/integration $(ARGS)
+unit: env  ## Run the tests that need neither a mail server nor libmilter
+	@$(PYTEST) --ignore=tests/integration --ignore=tests/libmilter $(ARGS)
 
 integration: test-deps env  ## Run the tests against a real Postfix and libmilter
-	@$(PYTEST) tests/integration $(ARGS)
+	@$(PYTEST) tests/integration tests/libmilter $(ARGS)
+
+fidelity: test-deps env  ## Compare 200,000 generated sessions with libmilter (some minutes)
+	@$(BIN)/python -m tests.libmilter.fidelity $(ARGS)
 
 docs: env  ## Build the documentation into docs/_build/html; warnings are errors
 	@echo '== sphinx'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -25,3 +26,14 @@ async def no_unhandled_errors() -> AsyncIterator[list[dict[str, Any]]]:
     # A task that failed unseen tells when it is collected.
     gc.collect(1)
     assert found == []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell what tests have counted, by the properties that they record as numbers."""
+    totals: Counter[str] = Counter()
+    for report in terminalreporter.getreports("passed"):
+        totals.update(
+            {name: value for name, value in report.user_properties if isinstance(value, int)}
+        )
+    for name, total in sorted(totals.items()):
+        terminalreporter.write_line(f"{name}: {total}")

@@ -40,7 +40,7 @@ from aiomilter.session.events import (
 from aiomilter.session.filter import FilterSession
 from aiomilter.session.negotiation import NegotiationOffer, Request
 from aiomilter.session.status import Status
-from aiomilter.spec import ALL_ACTIONS, Options, State
+from aiomilter.spec import Options, State
 from aiomilter.wire.commands import (
     Body,
     Connect,
@@ -431,7 +431,7 @@ class Dispatcher:
             session.agree(Request(actions=0, options=0))
             return
         options = table.options & ~(table.optional & ~offer.options)
-        actions = offer.actions & ALL_ACTIONS if table.actions is None else int(table.actions)
+        actions = offer.actions if table.actions is None else int(table.actions)
         macros = {stage: list(names) for stage, names in table.macros.items()}
         request = Negotiation(offer, actions, options, macros).request()
         handler = table.by_name.get("on_negotiate")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiomilter.app.text import encode_text
 from aiomilter.session.negotiation import NegotiationOffer, Request
-from aiomilter.spec import ALL_ACTIONS, NO_REPLY_OPTIONS, Actions, MacroStage, Options
+from aiomilter.spec import NO_REPLY_OPTIONS, Actions, MacroStage, Options
 
 __all__ = ["Negotiation"]
 
@@ -45,7 +45,7 @@ class Negotiation:
         macros: dict[MacroStage, list[str]],
     ) -> None:
         self.version = offer.version
-        self.offered_actions = Actions(offer.actions & ALL_ACTIONS)
+        self.offered_actions = Actions(offer.actions)
         self.offered_options = Options(offer.options | NO_REPLY_OPTIONS)
         self.actions = Actions(actions)
         self.options = Options(options)
