@@ -5,6 +5,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+TARGET ?= filter
+SECONDS ?= 60
 export PYTHON
 
 BIN := .venv/bin
@@ -14,7 +16,7 @@ PYTEST := $(BIN)/pytest --numprocesses=auto --dist=loadgroup
 .DEFAULT_GOAL := help
 # The order of `make test` is its point: quick checks first.
 .NOTPARALLEL:
-.PHONY: help demo test lint types format unit integration fidelity docs docs-serve lock clean env test-deps check
+.PHONY: help demo test lint types format unit integration fidelity docs docs-serve fuzz lock record clean env test-deps check
 
 help:  ## List the verbs
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -58,12 +60,19 @@ docs: env  ## Build the documentation into docs/_build/html; warnings are errors
 docs-serve: docs  ## Show the documentation on a local port
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory docs/_build/html 8000
 
+fuzz: env  ## Fuzz the core: TARGET=author, filter or wire; SECONDS=60
+	@fuzz/make-env.sh
+	@fuzz/.work/venv/bin/python fuzz/run.py $(TARGET) --seconds $(SECONDS) $(ARGS)
+
 lock: env  ## Resolve the development dependencies anew (UPGRADE=1: to their newest releases)
 	@tools/lock.sh
 
+record: test-deps env  ## Record the sessions of tests/conformance/catalogue on libmilter anew
+	@$(BIN)/python -m tests.libmilter.record
+
 clean:  ## Remove all that these verbs have made
 	@rm -rf .venv .nox .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \
-	    .import_linter_cache .hypothesis docs/_build build dist
+	    .import_linter_cache .hypothesis docs/_build fuzz/.work build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 env:

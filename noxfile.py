@@ -30,7 +30,8 @@ def install(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests; those against a real mail server are left out unless MTA=1."""
     install(session)
-    scope = () if os.environ.get("MTA") else ("--ignore=tests/integration", "--ignore=tests/libmilter")
+    without = ("--ignore=tests/integration", "--ignore=tests/libmilter")
+    scope = () if os.environ.get("MTA") else without
     session.run("pytest", "--numprocesses=auto", "--dist=loadgroup", *scope, *session.posargs)
 
 

@@ -73,7 +73,7 @@ def test_it_is_frozen_and_takes_keywords_only() -> None:
 
 def test_every_setting_is_documented() -> None:
     for setting in dataclasses.fields(Config):
-        assert f"        {setting.name}: " in str(Config.__doc__)
+        assert f"{setting.name}: " in str(Config.__doc__)
 
 
 @pytest.mark.parametrize("name", TIMES)

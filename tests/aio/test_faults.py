@@ -311,7 +311,7 @@ async def test_a_factory_that_makes_no_milter_fails_the_session(
     async with session(lambda: None) as mta:  # type: ignore[arg-type,return-value]  # the fault
         assert await mta.converse(CONNECT) == b"t"
     (line,) = errors(caplog)
-    assert "the factory made 'None', which is no Milter" in line
+    assert "the factory made None, which is no Milter" in line
 
 
 async def test_a_class_that_cannot_work_fails_the_session_if_a_factory_hides_it(
@@ -321,7 +321,7 @@ async def test_a_class_that_cannot_work_fails_the_session_if_a_factory_hides_it(
         on_eom = no_reply(Milter.on_eom)
         actions = 1  # type: ignore[assignment]  # the fault
 
-    async with session(functools.partial(Wrong)) as mta:
+    async with session(lambda: Wrong()) as mta:
         assert await mta.converse(CONNECT) == b"t"
     (line,) = errors(caplog)
     assert "ConfigError" in line

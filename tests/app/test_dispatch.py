@@ -83,6 +83,9 @@ class FakeHost:
 
         return run()
 
+    def is_stray_at_work(self) -> bool:
+        return False
+
     async def send_progress(self) -> None:
         self.progress += 1
 
@@ -626,7 +629,7 @@ async def test_a_fault_is_one_record_with_an_incident_id(
     assert text.startswith("[s1 Q1] fault ")
     assert text.endswith(
         "in on_mail of test_a_fault_is_one_record_with_an_incident_id.<locals>.Failing: "
-        "ValueError: 'line one\\nline two %s'; the answer is TEMPFAIL"
+        "ValueError: line one\\nline two %s; the answer is TEMPFAIL"
     )
     assert len(text.split("fault ")[1].split()[0]) == 8
     assert record.exc_info is not None

@@ -100,6 +100,9 @@ class _Host:
     def run_in_thread(self, function: Callable[[], object]) -> Awaitable[object]:
         raise AssertionError("a planned milter has no blocking handler")
 
+    def is_stray_at_work(self) -> bool:
+        return False
+
     async def send_progress(self) -> None:
         self._session.send_progress()
 

@@ -17,6 +17,7 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import logging
 from collections.abc import Awaitable, Callable
@@ -26,7 +27,7 @@ from aiomilter.aio.config import Config
 from aiomilter.aio.deadline import DeadlineTimer
 from aiomilter.aio.line import Line
 from aiomilter.aio.task import ServingTask
-from aiomilter.aio.threads import WorkerThreads
+from aiomilter.aio.threads import Job, JobState, WorkerThreads
 from aiomilter.app.dispatch import Dispatcher
 from aiomilter.app.handlers import HandlerKind
 from aiomilter.app.host import Abandoned, Cut, FaultPolicy
@@ -39,7 +40,7 @@ __all__ = ["Connection"]
 
 _logger = logging.getLogger("aiomilter")
 
-_CANCEL_GRACE_S = 1.0
+_CANCEL_GRACE_S = 0.4
 """How long a cancelled handler may take to end before it is given up."""
 _EOF_GRACE_S = 1.0
 """How long a handler may go on when the MTA has closed its half of the connection."""
@@ -72,6 +73,8 @@ class Connection(asyncio.BufferedProtocol):
         "_deadline_of_packet",
         "_dispatcher",
         "_is_aborted",
+        "_is_stopping",
+        "_job",
         "_line",
         "_loop",
         "_on_done",
@@ -79,6 +82,7 @@ class Connection(asyncio.BufferedProtocol):
         "_phase",
         "_read_buffer",
         "_session",
+        "_strays",
         "_task",
         "_threads",
         "_ticket",
@@ -128,7 +132,11 @@ class Connection(asyncio.BufferedProtocol):
         # Of the packet that has partly arrived; at first, of the whole negotiation.
         self._deadline_of_packet = self._loop.time() + config.negotiation_timeout
         self._packets_at_deadline = 0
+        # The last handler in a thread, and the tasks of those that were given up.
+        self._job: Job | None = None
+        self._strays: list[ServingTask] = []
         self._is_aborted = False
+        self._is_stopping = False
 
     # What the transport calls
 
@@ -198,7 +206,8 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def is_idle(self) -> bool:
         """Whether no message is in progress and no handler runs."""
-        return self._phase is _MTA and not self._session.message_is_open
+        is_waiting = self._waiter is not None and not self._waiter.done()
+        return is_waiting and not self._session.is_in_transaction
 
     def refuse_new_messages(self, reply: bytes) -> None:
         """Let the message in progress finish and answer what comes after it with ``reply``."""
@@ -206,6 +215,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def cut_short(self) -> None:
         """End now: a handler that runs costs a temporary failure, then the connection closes."""
+        self._is_stopping = True
         self._session.receive_eof()
         self._session.discard_input()
         self._wake(None)
@@ -225,6 +235,9 @@ class Connection(asyncio.BufferedProtocol):
     def start_clock(self, limit_s: float, kind: HandlerKind) -> int:
         """Begin a handler's budget."""
         now = self._loop.time()
+        if self._is_stopping and kind is not HandlerKind.HOOK:
+            # It was on its way when the server stopped: cut short as soon as it waits.
+            limit_s = 0
         deadline = self._deadline_of_handler = now + limit_s
         if kind is _EVENT:
             self._phase = _HANDLER
@@ -260,11 +273,23 @@ class Connection(asyncio.BufferedProtocol):
             self._session.receive_eof()
             self._session.discard_input()
             return Cut.FROM_OUTSIDE
+        if cut is None and not by_handler and self._loop.time() > self._deadline_of_handler:
+            # The timer had no chance to say so.
+            return Cut.BLOCKED_LOOP
+        if cut is Cut.TIME_LIMIT and self._job and self._job.state is JobState.DROPPED:
+            return Cut.NO_THREAD
         return cut or (Cut.FROM_OUTSIDE if by_handler else None)
 
     def run_in_thread(self, function: Callable[[], object]) -> Awaitable[object]:
         """Run a function that may block."""
-        return self._threads.run(function)
+        self._job = self._threads.submit(function)
+        return self._job.result()
+
+    def is_stray_at_work(self) -> bool:
+        """Return whether a handler that was cut short goes on all the same."""
+        self._strays = [stray for stray in self._strays if not stray.done()]
+        in_thread = self._job is not None and self._job.state is JobState.RUNNING
+        return in_thread or bool(self._strays)
 
     async def send_progress(self) -> None:
         """Tell the MTA that the end of the message takes longer."""
@@ -289,8 +314,11 @@ class Connection(asyncio.BufferedProtocol):
                 session.close()
                 self._wake(None)
             case _Phase.WRITE:
-                self._log_end("the MTA did not read its answers in time")
-                if self._line is not None:
+                assert self._line is not None
+                if self._line.has_been_read_from():
+                    self._timer.set(self._loop.time() + self._config.write_timeout)
+                else:
+                    self._log_end("the MTA did not read its answers in time")
                     self._line.abort()
             case _:
                 pass
@@ -304,6 +332,8 @@ class Connection(asyncio.BufferedProtocol):
             self._session.send_progress()
             self._flush()
             self._timer.set(min(self._deadline_of_handler, now + self._config.progress_interval))
+        elif self._is_stopping and self._phase is _HANDLER:
+            self._cut_handler(Cut.STOPPING)
         elif self._session.has_eof and self._phase is _HANDLER:
             self._cut_handler(Cut.CONNECTION_LOST)
         else:
@@ -320,10 +350,16 @@ class Connection(asyncio.BufferedProtocol):
         """Go on without the handler that does not end: with another task in its place."""
         self._ticket += 1
         self._cut = None
+        if self._task is not None:
+            self._strays.append(self._task)
         self._phase = _BETWEEN
-        self._dispatcher.abandon()
         assert self._line is not None
-        self._task = ServingTask(self._serve(self._line), loop=self._loop)
+        try:
+            self._dispatcher.abandon()
+        except RemoteProtocolError as error:
+            self._log_protocol_error(error)
+        finally:
+            self._task = ServingTask(self._serve(self._line), loop=self._loop)
 
     # The task
 
@@ -341,8 +377,13 @@ class Connection(asyncio.BufferedProtocol):
         except Abandoned:
             return
         except Exception:
-            # A fault of the library itself: the MTA's default action decides about the message.
+            # A fault of the library itself.
             _logger.exception("internal error in the connection from %s", line.peer)
+            self._dispatcher.answer_internal_error()
+            self._flush()
+            with contextlib.suppress(Exception):
+                # The hooks are still owed.
+                await self._serve_events(line)
         finally:
             if ticket == self._ticket:
                 self._timer.close()
@@ -373,6 +414,10 @@ class Connection(asyncio.BufferedProtocol):
                 continue
             if session.is_unanswered:
                 session.close()
+            elif session.has_much_to_send:
+                self._flush()
+                if line.is_writing_paused:
+                    await self._drain(line)
         self._flush()
         if line.is_writing_paused and not line.is_lost:
             await self._drain(line)

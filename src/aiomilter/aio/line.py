@@ -25,6 +25,7 @@ class Line:
         "_loop",
         "_sock",
         "_transport",
+        "_unread_before",
         "_waiter",
         "is_lost",
         "is_writing_paused",
@@ -37,6 +38,7 @@ class Line:
         self._sock: socket.socket | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._is_reading_paused = False
+        self._unread_before = 0
         self.is_lost = False
         self.is_writing_paused = False
         peer = transport.get_extra_info("peername")
@@ -76,10 +78,17 @@ class Line:
     async def drain(self) -> None:
         """Wait until the other end has read enough, or the line is lost."""
         self._waiter = self._loop.create_future()
+        self._unread_before = self._transport.get_write_buffer_size()
         try:
             await self._waiter
         finally:
             self._waiter = None
+
+    def has_been_read_from(self) -> bool:
+        """Return whether the other end has read anything since this was last asked."""
+        unread = self._transport.get_write_buffer_size()
+        before, self._unread_before = self._unread_before, unread
+        return unread < before
 
     def resume_writing(self) -> None:
         """Note that the other end has read enough."""
@@ -94,12 +103,19 @@ class Line:
     def close(self, linger_s: float) -> None:
         """Close when all is written; if nobody reads it, after ``linger_s`` seconds."""
         self._transport.close()
-        if self._transport.get_write_buffer_size():
-            self._loop.call_later(linger_s, self._transport.abort)
+        self._unread_before = self._transport.get_write_buffer_size()
+        if self._unread_before:
+            self._loop.call_later(linger_s, self._end_linger, linger_s)
 
     def abort(self) -> None:
         """Close without waiting for anything."""
         self._transport.abort()
+
+    def _end_linger(self, linger_s: float) -> None:
+        if self.has_been_read_from() and self._unread_before:
+            self._loop.call_later(linger_s, self._end_linger, linger_s)
+        else:
+            self._transport.abort()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

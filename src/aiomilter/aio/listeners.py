@@ -196,15 +196,31 @@ def _open_unix(address: Address, config: Config) -> Listener:
             os.chown(path, uid, gid)
         os.chmod(path, config.unix_mode)
         _adopt(sock, str(address), config)
+        listener.label = f"{address} ({_permissions(path)})"
     except ConfigError:
         listener.close()
         raise
     except OSError as error:
         listener.close()
         raise ConfigError(
-            f"cannot set owner, group and mode of the socket {address}: {error.strerror}"
+            f"cannot set owner, group and mode of the socket {address}: {error.strerror}; only "
+            f"root may give it to others, and a user only to a group of their own"
         ) from error
     return listener
+
+
+def _permissions(path: str) -> str:
+    """Return who may connect, for the log: an MTA must be able to write to the socket."""
+    found = os.stat(path)
+    try:
+        owner = pwd.getpwuid(found.st_uid).pw_name
+    except KeyError:
+        owner = str(found.st_uid)
+    try:
+        group = grp.getgrgid(found.st_gid).gr_name
+    except KeyError:
+        group = str(found.st_gid)
+    return f"{owner}:{group}, mode {stat.S_IMODE(found.st_mode):04o}"
 
 
 def _make_room(path: str, address: Address) -> None:

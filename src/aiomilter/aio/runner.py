@@ -8,9 +8,12 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Coroutine
+from typing import Any
 
 from aiomilter.aio.config import Config
 from aiomilter.aio.server import Lifespan, MilterFactory, Server
+from aiomilter.app.text import describe_error
 from aiomilter.errors import ConfigError
 
 __all__ = ["run"]
@@ -34,9 +37,10 @@ def run(
 ) -> None:
     """Serve until SIGINT or SIGTERM, then stop in an orderly way; blocks.
 
-    The first signal lets messages in progress finish for the configured grace, a second one ends
-    at once. A milter class, address or setting that cannot work ends the program with one line
-    on stderr and the exit code 1; `serve` and `Server` raise `ConfigError` instead.
+    SIGHUP is ignored. The first of the others lets messages in progress finish for the
+    configured grace, a second one ends at once. A milter class, address or setting that cannot
+    work ends the program with one line on stderr and the exit code 1; `serve` and `Server` raise
+    `ConfigError` instead.
 
     Args:
         milter_factory: Called once for each SMTP session.
@@ -55,7 +59,7 @@ def run(
     loop = _new_event_loop(uvloop)
     asyncio.set_event_loop(loop)
     try:
-        loop.run_until_complete(_serve_until_signal(milter_factory, listen, config, lifespan))
+        _run_to_its_end(loop, _serve_until_signal(milter_factory, listen, config, lifespan))
     except ConfigError as error:
         sys.exit(f"aiomilter: {error}")
     finally:
@@ -88,6 +92,8 @@ async def _serve_until_signal(
 
     for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, stop, signal.Signals(number).name)
+    # What a terminal that closes, or a habit from other daemons, sends must not cut sessions off.
+    loop.add_signal_handler(signal.SIGHUP, _logger.info, "SIGHUP is ignored")
     stop_asked = asyncio.ensure_future(asked_to_stop.wait())
     stop_asked_again = asyncio.ensure_future(asked_again.wait())
     try:
@@ -109,9 +115,30 @@ async def _serve_until_signal(
         else:
             _logger.warning("stopped without waiting for what does not end")
     finally:
-        for number in _STOP_SIGNALS:
+        for number in (*_STOP_SIGNALS, signal.SIGHUP):
             with contextlib.suppress(ValueError):
                 loop.remove_signal_handler(number)
+
+
+def _run_to_its_end(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine, whatever the tasks of handlers do.
+
+    A task that ends in SystemExit or KeyboardInterrupt takes the event loop with it: asyncio lets
+    both through. The signals are handled, so that here they can only be a handler's.
+    """
+    main = loop.create_task(coroutine)
+    while not main.done():
+        try:
+            loop.run_until_complete(main)
+        except (SystemExit, KeyboardInterrupt) as error:
+            if main.done():
+                raise
+            _logger.error(
+                "a task of a handler raised %s; it would end the program, which goes on",
+                describe_error(error),
+                exc_info=error,
+            )
+    main.result()
 
 
 def _new_event_loop(uvloop: bool | None) -> asyncio.AbstractEventLoop:

@@ -11,6 +11,8 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import itertools
 import logging
 import os
@@ -46,7 +48,7 @@ Lifespan: TypeAlias = (
 _SHUTTING_DOWN = Reply(421, "4.3.2", "the mail filter is shutting down").encode()
 _IDLE_GRACE_S = 2.0
 """How long a connection without a message in progress may wait for its next command."""
-_LAST_MOMENT_S = 0.5
+_LAST_MOMENT_S = 1.0
 """How long connections may take to end after the grace: for answers and hooks."""
 _READ_BYTES = 128 * 1024
 """How much is read at a time: a full packet and the beginning of the next."""
@@ -85,12 +87,21 @@ class Server:
         Raises:
             ConfigError: The milter class cannot work.
         """
-        if isinstance(milter_factory, type):
+        made_of: object = milter_factory
+        while isinstance(made_of, functools.partial):
+            made_of = made_of.func
+        if isinstance(made_of, type) and made_of is not milter_factory:
+            # The arguments of a partial are there; whether they fit shows with the first session.
+            if issubclass(made_of, Milter):
+                handler_table(made_of)
+        elif isinstance(milter_factory, type):
             if not issubclass(milter_factory, Milter):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise ConfigError(f"{milter_factory.__qualname__} is no subclass of Milter")
-            handler_table(milter_factory)
+            _check_milter_class(milter_factory)
         elif not callable(milter_factory):
             raise ConfigError(f"{milter_factory!r} does not make milters: it is not callable")
+        if config is not None and not isinstance(config, Config):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"config is a Config, not {config!r}: write Config(...)")
         self.config = config or Config()
         self._factory = milter_factory
         self._listen = listen
@@ -246,6 +257,8 @@ class Server:
         now = asyncio.get_running_loop().time()
         if now - self._refusals_logged_at >= _REFUSALS_LOGGED_EVERY_S:
             self._refusals_logged_at = now
+            if self._is_stopped:
+                return
             _logger.warning(
                 "closed %d new connection(s) at once: %d are open, the limit is %d",
                 self._refused,
@@ -253,6 +266,19 @@ class Server:
                 self.config.max_connections,
             )
             self._refused = 0
+
+
+def _check_milter_class(milter: type[Milter]) -> None:
+    table = handler_table(milter)
+    try:
+        inspect.signature(milter).bind()
+    except TypeError as error:
+        raise ConfigError(
+            f"{milter.__qualname__}() cannot be called without arguments ({error}): pass "
+            f"functools.partial({milter.__qualname__}, ...) or another factory"
+        ) from None
+    if not table.by_name:
+        _logger.info("%s has no handler: all mail passes", milter.__qualname__)
 
 
 def _lifespan_of(lifespan: Lifespan) -> AbstractAsyncContextManager[object]:

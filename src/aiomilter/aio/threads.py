@@ -8,23 +8,80 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import enum
 import queue
 import threading
 from collections.abc import Callable
 
-__all__ = ["WorkerThreads"]
+__all__ = ["Job", "JobState", "WorkerThreads"]
 
 _Outcome = tuple[object, BaseException | None]
 
 
-class _Job:
-    __slots__ = ("context", "function", "future", "loop")
+def _nothing() -> None:
+    """Stand in for a function that is not to run."""
+
+
+class JobState(enum.Enum):
+    """How far a job has come."""
+
+    WAITING = "it waits for a thread"
+    RUNNING = "it runs"
+    DONE = "it has ended"
+    DROPPED = "its caller gave up before it had a thread, and it will never run"
+
+
+class Job:
+    """A function on its way through a thread.
+
+    Attributes:
+        state: How far it has come.
+    """
+
+    __slots__ = ("_context", "_function", "_lock", "future", "loop", "state")
 
     def __init__(self, function: Callable[[], object], loop: asyncio.AbstractEventLoop) -> None:
-        self.function = function
         self.loop = loop
         self.future: asyncio.Future[_Outcome] = loop.create_future()
-        self.context = contextvars.copy_context()
+        self.state = JobState.WAITING
+        self._function = function
+        self._context = contextvars.copy_context()
+        # Between a caller that gives up and a thread that begins.
+        self._lock = threading.Lock()
+
+    async def result(self) -> object:
+        """Wait for the function and return what it returns, or raise what it raises.
+
+        If the caller is cancelled, a function that runs runs on, and its result is lost; one
+        that has no thread yet never runs.
+        """
+        try:
+            # The function's exception travels as a value: a future refuses StopIteration, and
+            # what it does with SystemExit is not for a handler to decide.
+            result, error = await self.future
+        except asyncio.CancelledError:
+            with self._lock:
+                if self.state is JobState.WAITING:
+                    self.state = JobState.DROPPED
+                    # What it was to work on need not wait with it.
+                    self._function = _nothing
+            raise
+        if error is not None:
+            raise error
+        return result
+
+    def work(self) -> _Outcome:
+        """Run the function; in the thread."""
+        with self._lock:
+            if self.state is JobState.DROPPED:
+                return None, None
+            self.state = JobState.RUNNING
+        try:
+            return self._context.run(self._function), None
+        except BaseException as error:  # noqa: BLE001  (a handler may raise anything)
+            return None, error
+        finally:
+            self.state = JobState.DONE
 
 
 class WorkerThreads:
@@ -36,36 +93,32 @@ class WorkerThreads:
 
     def __init__(self, max_threads: int) -> None:
         self.max_threads = max_threads
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._threads = 0
         self._busy = 0
         self._is_closed = False
 
-    async def run(self, function: Callable[[], object]) -> object:
-        """Run ``function`` in a thread, with the caller's context variables.
-
-        If the caller is cancelled, the function runs on and its result is lost. If all threads
-        are busy, it waits for one.
+    def submit(self, function: Callable[[], object]) -> Job:
+        """Run ``function`` in a thread, with the caller's context variables, or wait for one.
 
         Raises:
             RuntimeError: The threads have been closed.
-            BaseException: Whatever the function raises.
         """
         if self._is_closed:
             raise RuntimeError("the server has stopped: no thread can be started")
-        job = _Job(function, asyncio.get_running_loop())
-        self._busy += 1
-        if self._busy > self._threads and self._threads < self.max_threads:
-            self._threads += 1
-            name = f"aiomilter-{self._threads}"
+        job = Job(function, asyncio.get_running_loop())
+        if self._busy >= self._threads and self._threads < self.max_threads:
+            name = f"aiomilter-{self._threads + 1}"
+            # May fail, for want of memory or by a limit of the system: then it was not there.
             threading.Thread(target=self._work, name=name, daemon=True).start()
+            self._threads += 1
+        self._busy += 1
         self._jobs.put(job)
-        # The function's exception travels as a value: a future refuses StopIteration, and what
-        # it does with SystemExit is not for a handler to decide.
-        result, error = await job.future
-        if error is not None:
-            raise error
-        return result
+        return job
+
+    async def run(self, function: Callable[[], object]) -> object:
+        """Run ``function`` in a thread and return its result; see `submit` and `Job.result`."""
+        return await self.submit(function).result()
 
     def close(self) -> None:
         """Let idle threads end; those that are busy end with their work or with the process."""
@@ -75,13 +128,7 @@ class WorkerThreads:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            outcome: _Outcome = None, None
-            try:
-                # A caller that was cancelled while it waited for a thread wants it no more.
-                if not job.future.cancelled():
-                    outcome = job.context.run(job.function), None
-            except BaseException as error:  # noqa: BLE001  (a handler may raise anything)
-                outcome = None, error
+            outcome = job.work()
             try:
                 job.loop.call_soon_threadsafe(self._finish, job, outcome)
             except RuntimeError:
@@ -89,7 +136,7 @@ class WorkerThreads:
                 return
             del job, outcome
 
-    def _finish(self, job: _Job, outcome: _Outcome) -> None:
+    def _finish(self, job: Job, outcome: _Outcome) -> None:
         self._busy -= 1
         if not job.future.done():
             job.future.set_result(outcome)

@@ -29,6 +29,8 @@ _CRLF_BEFORE_BLANK = re.compile(rb"\r\n(?=[ \t])")
 _BROKEN_LINE = re.compile(rb"\r|\n(?![ \t])")
 _LINE_BREAK_OR_NUL = re.compile(rb"[\r\n\0]")
 _PACKET_HEAD_BYTES = 5
+_MAX_NAME_BYTES = 996
+"""With its colon and a blank a name must fit into a line of 998 bytes (RFC 5322, 2.1.1)."""
 
 
 class EomActions:
@@ -206,6 +208,11 @@ class EomActions:
 
 def _header_name(name: str) -> bytes:
     data = encode_text(name, "the name of a header")
+    if len(data) > _MAX_NAME_BYTES:
+        raise ValueError(
+            f"the name of a header has at most {_MAX_NAME_BYTES} bytes, not {len(data)}: "
+            f"{ascii(name)[:80]}"
+        )
     if not _HEADER_NAME.fullmatch(data):
         raise ValueError(
             f"the name of a header is printable ASCII without colon and blank, and not empty: "
@@ -247,5 +254,7 @@ def _one_line(text: str, what: str) -> bytes:
 
 
 def _check_index(index: int) -> None:
+    if not isinstance(index, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"the index of a header is an integer, not {index!r}")
     if not 0 <= index <= MAX_HEADER_INDEX:
         raise ValueError(f"the index of a header is from 0 to {MAX_HEADER_INDEX}, not {index}")

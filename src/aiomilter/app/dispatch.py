@@ -12,22 +12,23 @@ Rules of this file:
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from aiomilter.app.actions import EomActions
+from aiomilter.app.arguments import ARGUMENTS
 from aiomilter.app.facts import Facts, SessionLog
 from aiomilter.app.handlers import Handler, HandlerKind, HandlerTable, handler_table
 from aiomilter.app.host import Abandoned, Cut, FaultPolicy, Host
 from aiomilter.app.milter import Milter
 from aiomilter.app.negotiation import Negotiation
 from aiomilter.app.reply import Reply
-from aiomilter.app.text import decode_text, describe_error, show_value
-from aiomilter.errors import escape
+from aiomilter.app.text import describe_error, show_value
+from aiomilter.errors import LocalProtocolError
 from aiomilter.session.events import (
     ConnectionEnd,
     Event,
@@ -42,15 +43,7 @@ from aiomilter.session.negotiation import NegotiationOffer, Request
 from aiomilter.session.status import Status
 from aiomilter.spec import Options, State
 from aiomilter.wire.commands import (
-    Body,
-    Connect,
-    Data,
-    EndOfHeaders,
-    Header,
-    Helo,
-    Mail,
     Rcpt,
-    Unknown,
 )
 
 __all__ = ["Dispatcher"]
@@ -73,53 +66,17 @@ class _GoneError(Exception):
     """A handler was cut short because nobody waits for its answer."""
 
 
-def _mail_arguments(facts: Facts, event: Mail) -> tuple[object, ...]:
-    sender, *params = map(decode_text, event.arguments)
-    facts.sender = sender
-    return sender, params
-
-
-def _rcpt_arguments(facts: Facts, event: Rcpt) -> tuple[object, ...]:
-    del facts
-    recipient, *params = map(decode_text, event.arguments)
-    return recipient, params
-
-
-def _connect_arguments(facts: Facts, event: Connect) -> tuple[object, ...]:
-    facts.connect = event
-    return decode_text(event.hostname), facts.client
-
-
-def _helo_arguments(facts: Facts, event: Helo) -> tuple[object, ...]:
-    facts.helo_name = decode_text(event.hostname)
-    return (facts.helo_name,)
-
-
-# Event and arguments belong together by their types, which a table cannot express.
-_Arguments = Callable[[Facts, Any], tuple[object, ...]]
-
-_ARGUMENTS: dict[type[Event], _Arguments] = {
-    Connect: _connect_arguments,
-    Helo: _helo_arguments,
-    Mail: _mail_arguments,
-    Rcpt: _rcpt_arguments,
-    Data: lambda _facts, _event: (),
-    Header: lambda _facts, event: (decode_text(event.name), decode_text(event.value)),
-    EndOfHeaders: lambda _facts, _event: (),
-    Body: lambda _facts, event: (event.chunk,),
-    Unknown: lambda _facts, event: (decode_text(event.line),),
-}
-"""What a handler is given for an event; the end of a message is not among them."""
-
-
 class Dispatcher:
     """Serves the events of one connection with a milter's handlers."""
 
     __slots__ = (
+        "_actions",
         "_default_request",
         "_factory",
         "_facts",
         "_handlers",
+        "_has_dropped",
+        "_has_stray",
         "_has_warned",
         "_host",
         "_message_failed",
@@ -160,6 +117,9 @@ class Dispatcher:
         self._running: Handler | None = None
         self._default_request: Request | None = None
         self._message_failed = False
+        self._has_stray = False
+        self._has_dropped = False
+        self._actions: EomActions | None = None
         self._has_warned = False
 
     @property
@@ -181,14 +141,14 @@ class Dispatcher:
         if handler is None:
             await self._handle_other(event)
             return
-        if self._message_failed:
+        if self._message_failed and self._session.message_is_open:
             self._give_fault_answer(self._policy.on_error)
             return
         try:
             if handler.kind is HandlerKind.EOM:
                 await self._end_message(handler)
                 return
-            arguments = _ARGUMENTS[kind](self._facts, event)
+            arguments = ARGUMENTS[kind](self._facts, event)
             result = await self._run(handler, arguments)
             if result is None or result is _CONTINUE:
                 self._session.respond(_CONTINUE)
@@ -206,11 +166,22 @@ class Dispatcher:
         handler, self._running = self._running, None
         if handler is None:
             return
+        self._has_stray = True
+        if self._actions is not None:
+            self._actions.close()
         self._log_fault(handler.name, Cut.ABANDONED.value, None)
         if self._default_request is not None:
             self._agree_after_fault(self._default_request, self._policy.on_error)
         elif handler.kind is not HandlerKind.HOOK:
             self._give_fault_answer(self._policy.on_error)
+
+    def answer_internal_error(self) -> None:
+        """Let the MTA have a temporary failure for the event in hand, and end the session."""
+        session = self._session
+        if session.is_unanswered and session.may_answer():
+            with contextlib.suppress(LocalProtocolError):
+                session.respond(Status.TEMPFAIL)
+        session.close()
 
     # Running a handler
 
@@ -227,6 +198,13 @@ class Dispatcher:
             is_eom = handler.kind is HandlerKind.EOM
             limit_s = policy.eom_timeout_s if is_eom else policy.handler_timeout_s
         host = self._host
+        if self._has_stray:
+            # A thread cannot be stopped, and a coroutine need not heed its cancellation. What is
+            # left at work on this milter must not meet another message there.
+            self._has_stray = host.is_stray_at_work()
+            if self._has_stray and handler.kind is not HandlerKind.HOOK:
+                reason = "not called: an earlier handler, cut short, is still at work"
+                raise self._fault(handler.name, reason, None)
         self._running = handler
         ticket = host.start_clock(limit_s, handler.kind)
         try:
@@ -250,9 +228,10 @@ class Dispatcher:
         if cut is Cut.ABANDONED:
             raise Abandoned
         self._running = None
+        self._has_stray = True
         if cut is Cut.CONNECTION_LOST:
             raise _GoneError
-        if cut is Cut.TIME_LIMIT:
+        if cut in (Cut.TIME_LIMIT, Cut.BLOCKED_LOOP, Cut.NO_THREAD):
             raise self._fault(handler.name, f"{cut.value} of {limit_s:g} s", None)
         raise self._fault(handler.name, cut.value, None, Status.TEMPFAIL)
 
@@ -274,14 +253,18 @@ class Dispatcher:
     ) -> None:
         answer = answer or self._policy.on_error
         lets_pass = answer in (Status.ACCEPT, Status.CONTINUE)
+        consequence = f"; the answer is {answer.name}"
+        if where in ("on_abort", "on_close"):
+            consequence = ""
+        elif lets_pass:
+            consequence += ", so mail passes unfiltered"
         self.log.error(
-            "fault %s in %s of %s: %s; the answer is %s%s",
+            "fault %s in %s of %s: %s%s",
             os.urandom(4).hex(),
             where,
             self._table.class_name if self._table else "the milter",
             reason,
-            answer.name,
-            ", so mail passes unfiltered" if lets_pass else "",
+            consequence,
             exc_info=error,
         )
 
@@ -308,10 +291,14 @@ class Dispatcher:
                 raise self._wrong_result(handler, result)
             status = _CONTINUE
         if status not in (_CONTINUE, _SKIP) and not self._session.may_answer():
-            self.log.warning(
+            # Once a connection at that level: a message may have very many headers.
+            level = logging.DEBUG if self._has_dropped else logging.WARNING
+            self._has_dropped = True
+            self.log.log(
+                level,
                 "%s returned %s, which is dropped: the stage was negotiated without replies",
                 handler.name,
-                escape(repr(result)),
+                show_value(result),
             )
         self._session.respond(status, text, edits)
 
@@ -347,6 +334,7 @@ class Dispatcher:
 
     async def _end_message(self, handler: Handler) -> None:
         actions = EomActions(self._session.actions, self._host.send_progress)
+        self._actions = actions
         try:
             result = await self._run(handler, (actions,))
         finally:
@@ -378,20 +366,23 @@ class Dispatcher:
 
     def _begin_session(self) -> None:
         session = self._session
+        self._end_session()
         self._facts = Facts(self._session_ids(), session.macros)
         try:
             milter = self._factory()
             if not isinstance(milter, Milter):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(f"the factory made {show_value(milter)}, which is no Milter")
-            self._table = handler_table(type(milter))
-            self._handlers = self._table.by_event
+            if getattr(milter, "_facts", None) is not None:
+                raise TypeError("the factory made the same object twice: one is one session")
+            table = handler_table(type(milter))
+            # Also on a class that lets nobody else set attributes, such as a frozen dataclass.
+            object.__setattr__(milter, "_facts", self._facts)
         except BaseException as error:  # noqa: BLE001  (a factory may raise anything)
             self._log_fault("the factory", describe_error(error), error)
             session.start(_HANDLED_BY_ALL_STAGES)
             return
-        milter._facts = self._facts  # pyright: ignore[reportPrivateUsage]
-        self._milter = milter
-        session.start(self._table.handled)
+        self._milter, self._table, self._handlers = milter, table, table.by_event
+        session.start(table.handled)
 
     def _end_session(self) -> None:
         self._milter = self._table = None

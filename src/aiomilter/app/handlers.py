@@ -9,6 +9,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import difflib
 import enum
 import inspect
 from collections.abc import Callable
@@ -102,6 +103,12 @@ _KINDS = {
     "on_abort": HandlerKind.HOOK,
     "on_close": HandlerKind.HOOK,
 }
+_PARAMETERS: dict[str, tuple[str, ...]] = {
+    name: tuple(inspect.signature(function).parameters)[1:]
+    for name, function in vars(Milter).items()
+    if name.startswith("on_")
+}
+"""All handlers, and what each is called with beside the milter."""
 _WITHOUT_COMMAND = ("on_abort", "on_close", "on_negotiate")
 _EVENT_TYPES: dict[str, type[Event]] = {
     "on_connect": Connect,
@@ -125,8 +132,9 @@ def handler_table(milter: type[Milter]) -> HandlerTable:
     """Return the table of a milter class.
 
     Raises:
-        ConfigError: A decorator is on a handler that it makes no sense for, ``actions`` is not
-            of the type `Actions`, or ``begin_message`` is a coroutine function.
+        ConfigError: A method is called like a handler and is none, a handler has the wrong
+            parameters or a decorator that makes no sense for it, ``actions`` is not of the type
+            `Actions`, or ``begin_message`` is a coroutine function.
     """
     known = _TABLES.get(milter)
     if known is not None:
@@ -158,6 +166,14 @@ def _check_class(milter: type[Milter]) -> None:
             f"{milter.__qualname__}.actions is {milter.actions!r}; it must be a combination of "
             f"aiomilter.Actions, such as Actions.ADD_HEADER | Actions.QUARANTINE, or None"
         )
+    for name in dir(milter):
+        if name.startswith("on_") and name not in _PARAMETERS and callable(getattr(milter, name)):
+            close = difflib.get_close_matches(name, _PARAMETERS, n=1, cutoff=0.5)
+            hint = f"; is {close[0]} meant?" if close else ""
+            raise ConfigError(
+                f"{milter.__qualname__}.{name} is no handler, and names that begin with on_ are "
+                f"for handlers{hint}"
+            )
     if inspect.iscoroutinefunction(milter.begin_message):
         raise ConfigError(
             f"{milter.__qualname__}.begin_message must be a plain method: it only sets up what "
@@ -166,6 +182,16 @@ def _check_class(milter: type[Milter]) -> None:
 
 
 def _add_handler(table: HandlerTable, name: str, function: Callable[..., Any]) -> None:
+    parameters = _PARAMETERS[name]
+    if not callable(function):
+        raise ConfigError(f"{table.class_name}.{name} is {function!r}, which cannot be called")
+    try:
+        inspect.signature(function).bind(*("self", *parameters))
+    except TypeError:
+        raise ConfigError(
+            f"{table.class_name}.{name} does not take what it is called with: "
+            f"write {name}({', '.join(('self', *parameters))})"
+        ) from None
     options = options_of(function)
     row = _EVENTS.get(name)
     _check_options(f"{table.class_name}.{name}", name, row, options)

@@ -17,6 +17,11 @@ class Cut(enum.Enum):
     """Why a handler was cut short."""
 
     TIME_LIMIT = "it took longer than its time limit"
+    BLOCKED_LOOP = (
+        "it blocked the event loop, and with it all other sessions, beyond its time limit; "
+        "write a handler that blocks as a plain def"
+    )
+    NO_THREAD = "all threads were busy (Config.max_threads) for its whole time limit"
     STOPPING = "the server is stopping"
     CONNECTION_LOST = "the MTA is gone"
     FROM_OUTSIDE = "its task was cancelled"
@@ -44,6 +49,10 @@ class Host(Protocol):
 
     def run_in_thread(self, function: Callable[[], object]) -> Awaitable[object]:
         """Run a function that may block."""
+        ...
+
+    def is_stray_at_work(self) -> bool:
+        """Return whether a handler that was cut short goes on all the same."""
         ...
 
     async def send_progress(self) -> None:

@@ -2,17 +2,20 @@
 
 Rules of this file:
 
-- A decorator only leaves a note on the function, which stays the same function; so the order of
-  several does not matter, and neither does whether the handler is ``async``.
+- A decorator only leaves a note, on a copy of the function that is alike in all else; so the
+  order of several does not matter, and neither does whether the handler is ``async``.
 - A decorator on a handler that it makes no sense for raises `ConfigError` when the class is
   first used: here the name of the handler is not yet certain.
 """
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from types import FunctionType
+from typing import Any, TypeVar, cast
 
 from aiomilter.errors import ConfigError
 
@@ -29,6 +32,7 @@ __all__ = [
 # A handler's parameters differ from one to the next; none of them is looked at here.
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 
+_MACRO_NAME = re.compile(r"[!-~]|\{[!-z|~]+\}")
 _ATTRIBUTE = "__aiomilter_options__"
 
 
@@ -62,8 +66,27 @@ def options_of(handler: Callable[..., Any]) -> HandlerOptions:
 
 
 def _note(handler: _Handler, **changes: Any) -> _Handler:
-    setattr(handler, _ATTRIBUTE, replace(options_of(handler), **changes))
-    return handler
+    noted = _copy_of(handler)
+    setattr(noted, _ATTRIBUTE, replace(options_of(handler), **changes))
+    return noted
+
+
+def _copy_of(handler: _Handler) -> _Handler:
+    """Return a function like this one: the class that it came from keeps its own options."""
+    if not isinstance(handler, FunctionType):
+        return handler
+    copy = FunctionType(
+        handler.__code__,
+        handler.__globals__,
+        handler.__name__,
+        handler.__defaults__,
+        handler.__closure__,
+    )
+    copy.__kwdefaults__ = handler.__kwdefaults__
+    copy.__dict__.update(handler.__dict__)
+    for name in functools.WRAPPER_ASSIGNMENTS:
+        setattr(copy, name, getattr(handler, name))
+    return cast("_Handler", copy)
 
 
 def no_reply(handler: _Handler) -> _Handler:
@@ -86,7 +109,18 @@ def macros(*names: str) -> Callable[[_Handler], _Handler]:
 
     Args:
         *names: As ``"i"`` or ``"{auth_authen}"``. None at all asks for no macro.
+
+    Raises:
+        ConfigError: One of them is no name of a macro.
     """
+    for name in names:
+        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError('macros takes names: write @macros("i", "{auth_authen}")')
+        if not _MACRO_NAME.fullmatch(name):
+            raise ConfigError(
+                f"{name!r} is no name of a macro: one character, or a longer name in braces, as "
+                f'in @macros("i", "{{auth_authen}}")'
+            )
     return lambda handler: _note(handler, macros=names)
 
 
@@ -121,6 +155,8 @@ def time_limit(seconds: float) -> Callable[[_Handler], _Handler]:
     Raises:
         ConfigError: The budget is not positive.
     """
+    if not isinstance(seconds, (int, float)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError("time_limit takes seconds: write @time_limit(5)")
     if not seconds > 0:
         raise ConfigError(f"a time limit is more than 0 seconds, not {seconds!r}")
     return lambda handler: _note(handler, time_limit_s=float(seconds))

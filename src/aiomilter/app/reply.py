@@ -46,6 +46,7 @@ class Reply:
     code: int
     enhanced_code: str | None
     lines: tuple[str, ...]
+    _wire: bytes
 
     def __init__(self, code: int, enhanced_code: str | None = None, *lines: str) -> None:
         """Make a reply.
@@ -76,10 +77,14 @@ class Reply:
         if len(lines) > MAX_REPLY_LINES:
             raise ValueError(f"a reply has at most {MAX_REPLY_LINES} lines, not {len(lines)}")
         encoded = [_encode_line(line) for line in lines]
-        self.code = code
-        self.enhanced_code = enhanced_code
-        self.lines = lines
-        self._wire = _join_lines(code, enhanced_code, encoded)
+        put = super().__setattr__
+        put("code", code)
+        put("enhanced_code", enhanced_code)
+        put("lines", lines)
+        put("_wire", _join_lines(code, enhanced_code, encoded))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a Reply does not change: make another one to set {name}")
 
     @property
     def is_permanent(self) -> bool:

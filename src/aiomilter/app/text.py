@@ -26,7 +26,10 @@ def encode_text(text: str, what: str) -> bytes:
 
     Raises:
         ValueError: It holds a surrogate that stands for no byte.
+        TypeError: It is no text.
     """
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"{what} is text, not {show_value(text)}")
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -36,15 +39,22 @@ def encode_text(text: str, what: str) -> bytes:
 def show_value(value: object) -> str:
     """Return a value of the author's in one line; its ``__repr__`` may do anything."""
     try:
-        return escape(repr(value))
+        return _one_line(repr(value), 80)
     except BaseException:  # noqa: BLE001  (whatever the author's code raises)
         return f"an object of the class {type(value).__name__}"
 
 
 def describe_error(error: BaseException) -> str:
     """Return an exception in one line; its text may be anything, even raise."""
+    name = type(error).__name__
     try:
-        text = escape(str(error), 200)
+        text = _one_line(str(error), 200)
     except BaseException:  # noqa: BLE001  (the exception is the author's, and so is its __str__)
-        text = "(its text cannot be shown)"
-    return f"{type(error).__name__}: {text}"
+        return f"{name}: (its text cannot be shown)"
+    return f"{name}: {text}" if text else name
+
+
+def _one_line(text: str, limit: int) -> str:
+    """Return text without quotes of its own, shortened, control characters visible."""
+    shown = escape(text[:limit])[1:-1]
+    return shown if len(text) <= limit else f"{shown}..."

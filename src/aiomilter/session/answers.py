@@ -52,6 +52,9 @@ _SKIP, _NOREPLY = Status.SKIP, Status.NOREPLY
 _HELO, _BODY, _EOM = int(State.HELO), int(State.BODY), int(State.EOM)
 _SKIP_OPTION = int(Options.SKIP)
 
+_MANY_ANSWERS = 64
+"""A client that sends many commands at once may have each answered with 32 lines."""
+
 _PARTIAL_REFUSALS = (int(State.RCPT), int(State.UNKNOWN))
 """Where a refusal means the recipient or the command, and leaves the message as it is."""
 
@@ -83,6 +86,7 @@ class AnsweringSession:
         "_awaiting_no_reply",
         "_eom_follows",
         "_handled",
+        "_is_announced",
         "_message_is_open",
         "_offered_options",
         "_options",
@@ -92,6 +96,7 @@ class AnsweringSession:
         "_queue",
         "_refusal",
         "_skipped",
+        "_spares_message",
         "_state",
         "actions",
         "macros",
@@ -116,6 +121,9 @@ class AnsweringSession:
         self._skipped = 0
         self._owed: tuple[Status, bytes] | None = None
         self._refusal: bytes | None = None
+        # Stages that the milter does not want are not shown to it, but MTAs send their macros.
+        self._is_announced = False
+        self._spares_message = False
 
     def may_answer(self) -> bool:
         """Return whether the open event takes a verdict: False in a no-reply stage."""
@@ -174,7 +182,12 @@ class AnsweringSession:
         self._owed = status, _encode_verdict(status, text)
 
     def refuse_new_messages(self, text: bytes) -> None:
-        """From now on answer every command outside of a message with this SMTP reply (421)."""
+        """From now on answer every command outside of a message with this SMTP reply (421).
+
+        A message that has begun towards the MTA may come to its end, also where the milter has
+        not been shown anything of it yet.
+        """
+        self._spares_message = self._is_announced and not self._message_is_open
         self._refusal = _encode_verdict(Status.TEMPFAIL, text)
 
     def send_progress(self) -> None:
@@ -192,6 +205,11 @@ class AnsweringSession:
     def has_data_to_send(self) -> bool:
         """Whether `data_to_send` would return something."""
         return bool(self._out)
+
+    @property
+    def has_much_to_send(self) -> bool:
+        """Whether so many answers wait to be sent that sending them should not wait for more."""
+        return len(self._out) > _MANY_ANSWERS
 
     def data_to_send(self) -> bytes:
         """Return the bytes for the MTA that have come up since the last call; possibly none."""
@@ -222,12 +240,13 @@ class AnsweringSession:
         self._message_is_open = True
         self.macros.begin_message()
 
-    def _end_message(self) -> None:
+    def _end_message(self, next_has_macros: bool = False) -> None:
         if self._message_is_open:
             self._message_is_open = False
+            self._is_announced = self._spares_message = False
             self._skipped = 0
             self._owed = None
-            self.macros.end_message()
+            self.macros.end_message(next_has_macros)
 
     def _reach_end_of_message(self) -> Event | None:
         """Return the event for the end of the message, or None if it was answered here."""

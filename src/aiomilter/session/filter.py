@@ -82,8 +82,8 @@ __all__ = ["FilterSession"]
 _INIT, _HELO = int(State.INIT), int(State.HELO)
 _MAIL, _BODY = int(State.MAIL), int(State.BODY)
 _EOM, _UNKNOWN = int(State.EOM), int(State.UNKNOWN)
-_ABORT_LETTER, _QUIT_LETTER, _HELO_LETTER = b"AQH"
-_QUIT_OR_MACRO = b"QD"
+_ABORT_LETTER, _QUIT_LETTER, _HELO_LETTER, _MACRO_LETTER = b"AQHD"
+_MACROS_OF_MESSAGE = b"RTLNBE"
 _TEMPFAIL = Status.TEMPFAIL
 
 _NO_STAGE_OPTIONS = int(sum(row.no_option for row in COMMANDS if row.no_option is not None))
@@ -189,6 +189,11 @@ class FilterSession(AnsweringSession):
         return self._message_is_open
 
     @property
+    def is_in_transaction(self) -> bool:
+        """Whether a message is open, or the MTA's macros tell of one that is not yet shown."""
+        return self._message_is_open or self._is_announced
+
+    @property
     def is_unanswered(self) -> bool:
         """Whether the last event expects an answer and has none."""
         return not self._queue and (self._awaiting is not None or self._offer is not None)
@@ -281,9 +286,13 @@ class FilterSession(AnsweringSession):
                     return self._closing_event() if self._ended else None
                 self.packets_received += 1
             letter, payload = packet
+            if letter == _MACRO_LETTER:
+                self._receive_macros(payload)
+                continue
+            has_macros = self._macro_was_last
             self._macro_was_last = False
             move = self._moves[self._state][letter]
-            if not self._started and move != NOT_A_COMMAND and letter not in _QUIT_OR_MACRO:
+            if not self._started and move != NOT_A_COMMAND and letter != _QUIT_LETTER:
                 self._started = True
                 self._held = packet
                 return SessionStart()
@@ -296,7 +305,7 @@ class FilterSession(AnsweringSession):
             elif move == NOT_A_COMMAND:
                 raise RemoteProtocolError("an unknown command", bytes((letter,)) + payload)
             else:
-                event = self._receive_unexpected(packet, move)
+                event = self._receive_unexpected(packet, move, has_macros)
             if event is not None:
                 return event
 
@@ -322,7 +331,7 @@ class FilterSession(AnsweringSession):
         starts = False
         if not self._message_is_open:
             self._state = target
-            if self._refusal is not None:
+            if self._refusal is not None and not self._spares_message:
                 if may_answer:
                     self._conclude(target, _TEMPFAIL, self._refusal)
                     return None
@@ -351,12 +360,13 @@ class FilterSession(AnsweringSession):
             return MessageStart()
         return event
 
-    def _receive_macros(self, payload: bytes) -> Event | None:
+    def _receive_macros(self, payload: bytes) -> None:
         if not payload:
             raise RemoteProtocolError("a macro packet without payload")
+        self.macros.store(payload, self._macro_was_last)
         self._macro_was_last = True
-        self.macros.store(payload)
-        return None
+        if payload[0] in _MACROS_OF_MESSAGE:
+            self._is_announced = True
 
     def _receive_offer(self, payload: bytes) -> Event | None:
         if not payload:
@@ -370,7 +380,7 @@ class FilterSession(AnsweringSession):
         self._state = _EOM
         starts = not self._message_is_open
         if starts:
-            if self._refusal is not None:
+            if self._refusal is not None and not self._spares_message:
                 self._conclude(_EOM, _TEMPFAIL, self._refusal)
                 return None
             self._begin_message()
@@ -392,6 +402,7 @@ class FilterSession(AnsweringSession):
     def _receive_abort(self, payload: bytes) -> Event | None:
         # Postfix sends one after every message, finished or not: nothing to report then.
         del payload
+        self._is_announced = self._spares_message = False
         self._state = int(State.ABORT)
         return self._abort_message()
 
@@ -410,18 +421,17 @@ class FilterSession(AnsweringSession):
         self._started = False
         return SessionEnd()
 
-    def _receive_unexpected(self, packet: tuple[int, bytes], move: int) -> Event | None:
+    def _receive_unexpected(
+        self, packet: tuple[int, bytes], move: int, has_macros: bool
+    ) -> Event | None:
         """Process a command that does not follow from the current state."""
         letter = packet[0]
         before = State(self._state)
         self._state = _HELO
-        if move == ABORTS:
+        if move == ABORTS or (move == ABORTS_AND_SWALLOWS and self._message_is_open):
+            # Once more from HELO, to be processed, or swallowed, there.
             self._held = packet
-            return self._abort_message()
-        if move == ABORTS_AND_SWALLOWS and self._message_is_open:
-            # Once more from HELO, to be swallowed there.
-            self._held = packet
-            return self._abort_message()
+            return self._abort_message(has_macros)
         if letter == _QUIT_LETTER:
             self.close()
             return self._closing_event()
@@ -469,10 +479,10 @@ class FilterSession(AnsweringSession):
         self._out.append(reply)
         return agreement
 
-    def _abort_message(self) -> Event | None:
+    def _abort_message(self, next_has_macros: bool = False) -> Event | None:
         if not self._message_is_open:
             return None
-        self._end_message()
+        self._end_message(next_has_macros)
         return MessageAborted()
 
     def _closing_event(self) -> Event:
@@ -481,7 +491,6 @@ class FilterSession(AnsweringSession):
     # The commands that are more, or less, than an event with an answer.
     _others: ClassVar[dict[int, Callable[[FilterSession, bytes], Event | None]]] = {
         ord("O"): _receive_offer,
-        ord("D"): _receive_macros,
         ord("E"): _receive_end_of_message,
         ord("A"): _receive_abort,
         ord("Q"): _receive_quit,

@@ -37,39 +37,56 @@ class MacroStore:
         version: Changes whenever the macros do, so that a view may be kept until then.
     """
 
-    __slots__ = ("_sets", "_stale_sets", "version")
+    __slots__ = ("_recent", "_sets", "_stale_sets", "version")
 
     def __init__(self) -> None:
         # Hot path: Postfix sends a set ahead of every command and few are ever looked at, so
         # that a set is kept as it came and taken apart on demand.
         self._sets: list[bytes | None] = [None] * len(MACRO_SLOTS)
         self._stale_sets: list[bytes | None] | None = None
+        # The slots that were sent ahead of the command that is being processed.
+        self._recent: list[int] = []
         self.version = 0
 
-    def store(self, payload: bytes) -> bool:
+    def store(self, payload: bytes, follows_macros: bool = False) -> bool:
         """Keep the macros of one packet.
 
         Args:
             payload: Of a packet ``D``: the letter of a command and the strings; not empty.
+            follows_macros: Whether the packet before it was one of macros, too, so that both
+                belong to the same command.
 
         Returns:
             Whether they were kept; not so for an unknown letter or a payload without NUL.
         """
+        if not follows_macros:
+            self._recent.clear()
         slot = MACRO_SLOTS.get(payload[0])
         if slot is None or payload.find(NUL, 1) < 0:
             return False
         self._sets[slot] = payload
+        self._recent.append(slot)
         self.version += 1
         return True
 
     def clear_from(self, slot: int) -> None:
         """Forget the macros of ``slot`` and of all behind it."""
-        self._sets[slot:] = [None] * (len(self._sets) - slot)
-        self.version += 1
+        for behind in range(slot, len(self._sets)):
+            if self._sets[behind] is not None:
+                self._sets[behind] = None
+                self.version += 1
 
-    def end_message(self) -> None:
-        """Note that what has been sent up to now belongs to the message that is over."""
+    def end_message(self, by_next_command: bool = False) -> None:
+        """Note that what has been sent up to now belongs to the message that is over.
+
+        Args:
+            by_next_command: The message is over because another command came in its place; what
+                was sent ahead of that is its own.
+        """
         self._stale_sets = self._sets.copy()
+        if by_next_command:
+            for slot in self._recent:
+                self._stale_sets[slot] = None
 
     def begin_message(self) -> None:
         """Forget what belongs to the message before this one."""
@@ -79,9 +96,9 @@ class MacroStore:
         self._stale_sets = None
         for slot in range(_FIRST_SLOT_OF_MESSAGE, len(self._sets)):
             # The same object, not an equal one: a set that was sent again is a new one.
-            if self._sets[slot] is stale[slot]:
+            if self._sets[slot] is stale[slot] and stale[slot] is not None:
                 self._sets[slot] = None
-        self.version += 1
+                self.version += 1
 
     def visible(self) -> dict[bytes, bytes]:
         """Return the macros that a handler sees now, by name; ``i`` for ``{i}``."""

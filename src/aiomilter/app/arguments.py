@@ -1,0 +1,62 @@
+"""What a handler is given for an event, and what the facts learn from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from aiomilter.app.facts import Facts
+from aiomilter.app.text import decode_text
+from aiomilter.session.events import Event
+from aiomilter.wire.commands import (
+    Body,
+    Connect,
+    Data,
+    EndOfHeaders,
+    Header,
+    Helo,
+    Mail,
+    Rcpt,
+    Unknown,
+)
+
+__all__ = ["ARGUMENTS"]
+
+
+def _mail_arguments(facts: Facts, event: Mail) -> tuple[object, ...]:
+    sender, *params = map(decode_text, event.arguments)
+    facts.sender = sender
+    return sender, params
+
+
+def _rcpt_arguments(facts: Facts, event: Rcpt) -> tuple[object, ...]:
+    del facts
+    recipient, *params = map(decode_text, event.arguments)
+    return recipient, params
+
+
+def _connect_arguments(facts: Facts, event: Connect) -> tuple[object, ...]:
+    facts.connect = event
+    return decode_text(event.hostname), facts.client
+
+
+def _helo_arguments(facts: Facts, event: Helo) -> tuple[object, ...]:
+    facts.helo_name = decode_text(event.hostname)
+    return (facts.helo_name,)
+
+
+# Event and arguments belong together by their types, which a table cannot express.
+_Arguments = Callable[[Facts, Any], tuple[object, ...]]
+
+ARGUMENTS: dict[type[Event], _Arguments] = {
+    Connect: _connect_arguments,
+    Helo: _helo_arguments,
+    Mail: _mail_arguments,
+    Rcpt: _rcpt_arguments,
+    Data: lambda _facts, _event: (),
+    Header: lambda _facts, event: (decode_text(event.name), decode_text(event.value)),
+    EndOfHeaders: lambda _facts, _event: (),
+    Body: lambda _facts, event: (event.chunk,),
+    Unknown: lambda _facts, event: (decode_text(event.line),),
+}
+"""What a handler is given for an event; the end of a message is not among them."""
