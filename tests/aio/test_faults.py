@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -321,7 +320,10 @@ async def test_a_class_that_cannot_work_fails_the_session_if_a_factory_hides_it(
         on_eom = no_reply(Milter.on_eom)
         actions = 1  # type: ignore[assignment]  # the fault
 
-    async with session(lambda: Wrong()) as mta:
+    def factory() -> Milter:
+        return Wrong()
+
+    async with session(factory) as mta:
         assert await mta.converse(CONNECT) == b"t"
     (line,) = errors(caplog)
     assert "ConfigError" in line
