@@ -326,7 +326,8 @@ def _refused_value(step: _Step) -> bool:
         if packet not in output:
             return False
         output = output.replace(packet, b"", 1)
-    return step.ours.output == output
+    # Where the verdict beside them has a percent sign, D18 comes along.
+    return step.ours.output in (output, _with_percent_doubled(output))
 
 
 def _too_early(step: _Step) -> bool:
