@@ -251,11 +251,14 @@ async def test_tasks_that_handlers_have_left_behind_are_cancelled(tmp_path: Path
 
 
 @one_loop
-async def test_a_hangup_signal_is_none_of_its_business(tmp_path: Path) -> None:
-    """SIGHUP ends a program that does not handle it: the default is not changed here."""
-    async with Program.started(tmp_path / "milter.sock", "either") as program:
+async def test_a_hangup_signal_ends_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "milter.sock"
+    async with Program.started(path, "either") as program:
         await program.until("listening")
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        async with Mta.connected_to_path(str(path)) as mta:
+            await mta.begin()
+            program.process.send_signal(signal.SIGHUP)
+            assert await mta.converse(MAIL, RCPT) == b"cc"
         program.process.terminate()
         await program.until("end")
 

@@ -42,6 +42,8 @@ _logger = logging.getLogger("aiomilter")
 
 _CANCEL_GRACE_S = 0.4
 """How long a cancelled handler may take to end before it is given up."""
+_TIMER_LAG_S = 0.05
+"""By how much a timer may be late in a loop that nobody blocks."""
 _EOF_GRACE_S = 1.0
 """How long a handler may go on when the MTA has closed its half of the connection."""
 _BUFFER_BYTES = 2 * 65_536
@@ -273,7 +275,8 @@ class Connection(asyncio.BufferedProtocol):
             self._session.receive_eof()
             self._session.discard_input()
             return Cut.FROM_OUTSIDE
-        if cut is None and not by_handler and self._loop.time() > self._deadline_of_handler:
+        overdue_s = self._loop.time() - self._deadline_of_handler
+        if cut is None and not by_handler and overdue_s > _TIMER_LAG_S:
             # The timer had no chance to say so.
             return Cut.BLOCKED_LOOP
         if cut is Cut.TIME_LIMIT and self._job and self._job.state is JobState.DROPPED:

@@ -29,7 +29,8 @@ class Milter:
     The library makes one object for each connection of the MTA. Only handlers that the class
     overrides are called, and the MTA is asked not to send the other events at all. An
     ``async def`` handler runs in the event loop; a plain ``def`` handler runs in a thread, so
-    that it may block. The handlers of one object never run at the same time.
+    that it may block. The handlers of one object never run at the same time; only `on_abort` and
+    `on_close` do not wait for one that was cut short and is still at work.
 
     A handler returns a `Status`, a `Reply`, or None to go on. Whatever else happens in it (any
     exception, a wrong result, a budget that runs out) costs one verdict, by default a
