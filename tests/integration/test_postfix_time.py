@@ -50,13 +50,14 @@ async def test_a_handler_over_its_time_limit_costs_a_451(
 
 
 async def test_a_thread_handler_over_its_time_limit_costs_a_451(rig: Rig) -> None:
-    release = threading.Event()
+    release, returning = threading.Event(), threading.Event()
 
     class Stuck(Counting):
         @time_limit(0.1)
         def on_rcpt(self, recipient: str, params: list[str]) -> Reply | None:
             if self.messages == 1:
                 release.wait(10)
+                returning.set()
             return None
 
     try:
@@ -64,6 +65,9 @@ async def test_a_thread_handler_over_its_time_limit_costs_a_451(rig: Rig) -> Non
             refusal = await smtp.until_refused(CONTENT)
             assert refusal.code == 451
             release.set()
+            # As long as the thread is at work, nothing else is called on this milter.
+            assert await asyncio.to_thread(returning.wait, 10)
+            await asyncio.sleep(0.1)
             await smtp.command("RSET")
             await rig.delivery(await smtp.message(CONTENT))
     finally:
