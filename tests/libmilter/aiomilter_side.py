@@ -229,6 +229,7 @@ class _Run:
         self._callback = callback
         self._arguments = arguments
         self._reply: Reply | None = None
+        self._stages_with_macros: set[Value] = set()
 
     def call(self, call: Call) -> Value:
         """Do what a call to libmilter would do; return what that would return."""
@@ -241,7 +242,10 @@ class _Run:
             case "setsymlist":
                 negotiation: Negotiation = self._arguments[0]
                 stage, names = call.args
-                assert isinstance(stage, int)
+                # libmilter takes one list a stage; here the last one counts, as in any mapping.
+                if stage not in set(MacroStage) or stage in self._stages_with_macros:
+                    return _FAILURE
+                self._stages_with_macros.add(stage)
                 negotiation.request_macros(MacroStage(stage), *_text(names).split())
                 return _SUCCESS
             case _:
@@ -298,6 +302,8 @@ class _Run:
                     actions.replace_body(body)
                 case "quarantine":
                     actions.quarantine(*arguments)  # type: ignore[arg-type]
+                case "progress":
+                    _finish(actions.progress())
                 case _:
                     raise AssertionError(f"a call without counterpart: {call.name}")
         except (MilterError, ValueError):
