@@ -220,8 +220,7 @@ def check_request(draw: Draw) -> None:
     negotiation = Negotiation(offer, 0x1FF, 0, {})
     wanted: dict[int, list[str]] = {}
     for _ in range(draw.number() % 8):
-        # Short names, which fit into the answer all together: no limit on a request is promised.
-        stage, names = MacroStage(draw.number() % 7), [name[:50] for name in draw.texts()]
+        stage, names = MacroStage(draw.number() % 7), draw.texts()
         negotiation.request_macros(stage, *names)
         wanted[int(stage)] = names
     try:
@@ -229,6 +228,7 @@ def check_request(draw: Draw) -> None:
     except ValueError:
         return
     (packet,) = split_packets(negotiate(offer, request).reply.encode())
+    assert len(packet) <= 1 + 65_535, "more than a packet takes"
     assert packet[:13] == b"O" + struct.pack(">III", 6, 0x1FF, 0)
     rest = packet[13:]
     found: dict[int, list[bytes]] = {}

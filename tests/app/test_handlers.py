@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 
-from aiomilter import Actions, ConfigError, EomActions, Milter, Options, Server, SocketInfo, Status
+from aiomilter import (
+    Actions,
+    ConfigError,
+    EomActions,
+    Milter,
+    Options,
+    Server,
+    SocketInfo,
+    Status,
+    macros,
+)
 from aiomilter.app.handlers import HandlerKind, handler_table
 from aiomilter.session.status import Status as SessionStatus
 from aiomilter.spec import State
@@ -142,6 +152,17 @@ def test_begin_message_must_not_be_a_coroutine() -> None:
 def test_actions_must_be_actions(actions: Any) -> None:
     milter = type("Wrong", (Milter,), {"actions": actions})
     with pytest.raises(ConfigError, match=r"Wrong\.actions is"):
+        Server(milter, "inet:0")
+
+
+def test_handlers_cannot_ask_for_more_macros_than_a_packet_takes() -> None:
+    async def on_mail(self: Milter, sender: str, params: list[str]) -> None: ...
+
+    on_mail = macros(*("{%s}" % ("x" * 998) for _ in range(66)))(on_mail)
+    milter = type("Wrong", (Milter,), {"on_mail": on_mail})
+    with pytest.raises(
+        ConfigError, match=r"Wrong: the names of all macros together take \d+ bytes"
+    ):
         Server(milter, "inet:0")
 
 

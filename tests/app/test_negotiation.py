@@ -6,6 +6,7 @@ import pytest
 
 from aiomilter import Actions, MacroStage, Negotiation, Options
 from aiomilter.session.negotiation import NegotiationOffer
+from aiomilter.wire.replies import Negotiated
 
 
 def negotiation(actions: int = 0x3F, options: int = 0x7F) -> Negotiation:
@@ -48,6 +49,20 @@ def test_a_macro_name_that_would_be_several_is_refused(name: str) -> None:
     shown = negotiation()
     shown.request_macros(MacroStage.MAIL, name)
     with pytest.raises(ValueError, match="the name of a macro"):
+        shown.request()
+
+
+def test_as_many_macros_as_a_packet_takes_can_be_asked_for() -> None:
+    shown = negotiation()
+    shown.request_macros(MacroStage.MAIL, "i")
+    # 65,535 without the three numbers, and two stages with a number and a NUL each.
+    longest = "x" * (65_535 - 12 - 2 * 5 - 1)
+    shown.request_macros(MacroStage.EOM, longest)
+    request = shown.request()
+    reply = Negotiated(6, request.actions, request.options, dict(request.macros)).encode()
+    assert len(reply) == 4 + 1 + 65_535
+    shown.request_macros(MacroStage.EOM, longest + "x")
+    with pytest.raises(ValueError, match=r"65524 bytes of a packet, which has room for 65523"):
         shown.request()
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from aiomilter.app.milter import Milter
+from aiomilter.app.negotiation import encode_macro_requests
 from aiomilter.app.options import HandlerOptions, options_of
 from aiomilter.errors import ConfigError
 from aiomilter.session.events import Event
@@ -133,8 +134,8 @@ def handler_table(milter: type[Milter]) -> HandlerTable:
 
     Raises:
         ConfigError: A method is called like a handler and is none, a handler has the wrong
-            parameters or a decorator that makes no sense for it, ``actions`` is not of the type
-            `Actions`, or ``begin_message`` is a coroutine function.
+            parameters or a decorator that makes no sense for it, the decorators ask for more
+            macros than a packet takes, ``actions`` is not of the type `Actions`, or ``begin_message`` is a coroutine function.
     """
     known = _TABLES.get(milter)
     if known is not None:
@@ -155,6 +156,10 @@ def handler_table(milter: type[Milter]) -> HandlerTable:
         function = getattr(milter, name)
         if function is not getattr(Milter, name):
             _add_handler(table, name, function)
+    try:
+        encode_macro_requests(table.macros)
+    except ValueError as error:
+        raise ConfigError(f"{table.class_name}: {error}") from None
     table.options |= options_without(table.handled)
     _TABLES[milter] = table
     return table

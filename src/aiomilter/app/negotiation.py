@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from aiomilter.app.text import encode_text
 from aiomilter.session.negotiation import NegotiationOffer, Request
-from aiomilter.spec import NO_REPLY_OPTIONS, Actions, MacroStage, Options
+from aiomilter.spec import MAX_PAYLOAD_BYTES, NO_REPLY_OPTIONS, Actions, MacroStage, Options
 
-__all__ = ["Negotiation"]
+__all__ = ["Negotiation", "encode_macro_requests"]
+
+_BYTES_BESIDE_NAMES = 5
+"""The number of the stage, and NUL."""
+_MAX_MACRO_REQUEST_BYTES = MAX_PAYLOAD_BYTES - 12
+"""Version, actions and options stand in front."""
 
 
 class Negotiation:
@@ -64,13 +71,10 @@ class Negotiation:
         """Return what is requested, for the session; called by the library.
 
         Raises:
-            ValueError: The name of a macro is empty, or has a blank or control character.
+            ValueError: The name of a macro is empty, or has a blank or control character; or all
+                names together are more than a packet takes.
         """
-        macros = {
-            int(MacroStage(stage)): b" ".join(_macro_name(name) for name in names)
-            for stage, names in self.macros.items()
-        }
-        return Request(int(self.actions), int(self.options), macros)
+        return Request(int(self.actions), int(self.options), encode_macro_requests(self.macros))
 
     def __repr__(self) -> str:
         return (
@@ -78,6 +82,25 @@ class Negotiation:
             f"offered_options={self.offered_options!r}, actions={self.actions!r}, "
             f"options={self.options!r}, macros={self.macros!r})"
         )
+
+
+def encode_macro_requests(macros: Mapping[MacroStage, Sequence[str]]) -> dict[int, bytes]:
+    """Return the names of each stage as they go to the MTA, separated by blanks.
+
+    Raises:
+        ValueError: As of `Negotiation.request`.
+    """
+    encoded = {
+        int(MacroStage(stage)): b" ".join(_macro_name(name) for name in names)
+        for stage, names in macros.items()
+    }
+    size = sum(len(names) + _BYTES_BESIDE_NAMES for names in encoded.values())
+    if size > _MAX_MACRO_REQUEST_BYTES:
+        raise ValueError(
+            f"the names of all macros together take {size} bytes of a packet, which has room for "
+            f"{_MAX_MACRO_REQUEST_BYTES}; ask for fewer"
+        )
+    return encoded
 
 
 def _macro_name(name: str) -> bytes:
