@@ -135,7 +135,8 @@ def handler_table(milter: type[Milter]) -> HandlerTable:
     Raises:
         ConfigError: A method is called like a handler and is none, a handler has the wrong
             parameters or a decorator that makes no sense for it, the decorators ask for more
-            macros than a packet takes, ``actions`` is not of the type `Actions`, or ``begin_message`` is a coroutine function.
+            macros than a packet takes, ``actions`` is not of the type `Actions`, or
+            ``begin_message`` is a coroutine function.
     """
     known = _TABLES.get(milter)
     if known is not None:
