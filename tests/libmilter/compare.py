@@ -70,6 +70,9 @@ def compare(
         )
         comparison.steps += 1
         begins = run.messages[number] > (run.messages[number - 1] if number else 0)
+        if send.data[4:5] == b"E" and not run.before[number].message_is_open:
+            # A message of which nobody wants to see anything, begun and ended by one command.
+            begins = begins or bool(step.ours.output)
         if run.before[number].message_is_open:
             sent_in_message |= sent_macros
         if begins:
