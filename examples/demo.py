@@ -3,30 +3,31 @@
     make demo                                     (or: PYTHONPATH=src python3 examples/demo.py)
 
 The milter is served by `aiomilter.Server`, as it would be in production; the mail server is
-played by mta_end.py in the same process. Needs Python alone, and no mail server.
+played by `aiomilter.mta` in the same process. Needs Python alone, and no mail server.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from aiomilter import MilterError, Server
-from aiomilter.wire import replies
+from aiomilter import MilterError, Server, Status
+from aiomilter.mta import Client, Content, Envelope, connect
+from aiomilter.mta import Path as MailPath
 
 if TYPE_CHECKING:
     import io
 
     from examples.demo_account import Account, count, size
-    from examples.mta_end import Envelope, Message, MtaEnd
     from examples.readme_milter import Gatekeeper
 else:
     # Run as a program, Python looks for modules beside this file.
     from demo_account import Account, count, size
-    from mta_end import Envelope, Message, MtaEnd
     from readme_milter import Gatekeeper
 
 HERE = Path(__file__).resolve().parent
@@ -39,38 +40,52 @@ Try next
 """
 
 
-def messages() -> dict[str, Message]:
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """A message, and who brings it."""
+
+    client: Client
+    envelope: Envelope
+    content: Content
+
+    @classmethod
+    def read(cls, path: Path) -> Mail:
+        """Read NAME.eml and beside it NAME.envelope.json."""
+        said = json.loads(path.with_suffix(".envelope.json").read_text(encoding="utf-8"))
+        client = Client(
+            said["client_name"], said["client_address"], said["client_port"], said["helo"]
+        )
+        recipients = [MailPath(*recipient) for recipient in said["recipients"]]
+        return cls(client, Envelope(MailPath(*said["sender"]), recipients), Content.parse(path))
+
+
+def mails() -> dict[str, Mail]:
     """Return the messages by name; the large one is made here instead of being kept."""
-    found = {path.name: Message.read(path) for path in sorted(HERE.glob("messages/*.eml"))}
-    envelope = Envelope(
-        client_name="backup.example.com",
-        client_address="203.0.113.8",
-        client_port=52144,
-        helo="backup.example.com",
-        sender=["<backup@example.com>", f"SIZE={LARGE_BODY_BYTES + 200}"],
-        recipients=[["<anna@example.org>"]],
-    )
+    found = {path.name: Mail.read(path) for path in sorted(HERE.glob("messages/*.eml"))}
+    name = "backup.example.com"
     line = b"Every night a copy is made, and somebody is told all about it.\n"
     text = b"From: backup@example.com\nTo: anna@example.org\nSubject: Log of the night\n\n"
     text += line * (LARGE_BODY_BYTES // (len(line) + 1))
-    found["a large one, made up"] = Message.parse(envelope, text)
+    found["a large one, made up"] = Mail(
+        Client(name, "203.0.113.8", 52144, name),
+        Envelope(
+            MailPath("<backup@example.com>", f"SIZE={LARGE_BODY_BYTES + 200}"), "anna@example.org"
+        ),
+        Content.parse(text),
+    )
     return found
 
 
 async def feed(path: str, account: Account) -> None:
-    """Consult the milter at ``path`` about every message, each from an SMTP client of its own."""
-    for number, (name, message) in enumerate(messages().items(), 1):
-        mta = await MtaEnd.connect(path)
-        if number == 1:
-            account.negotiation(mta.agreed)
-        recipients = count(len(message.envelope.recipients), "recipient")
-        account.title(f"{number}  {name}: {size(len(message.body))} for {recipients}")
-        try:
-            async for step in mta.send(message, queue_id=f"4TqX{number:04}"):
-                account.step(step)
-        finally:
-            await mta.close()
-        account.verdict(name, message, mta.outcome)
+    """Consult the milter at ``path`` about every message, each on a connection of its own."""
+    for number, (name, mail) in enumerate(mails().items(), 1):
+        async with connect(f"unix:{path}") as milter:
+            if number == 1:
+                account.negotiation(milter.agreed)
+            recipients = count(len(mail.envelope.recipients), "recipient")
+            account.title(f"{number}  {name}: {size(len(mail.content.body))} for {recipients}")
+            outcome = await milter.send(mail.envelope, mail.content, client=mail.client)
+        account.outcome(name, mail.envelope, outcome)
 
 
 async def demonstrate(account: Account) -> None:
@@ -92,11 +107,9 @@ def main() -> None:
         asyncio.run(demonstrate(account))
         account.summary()
         account.line(f"\n{NEXT}", end="")
-    except TimeoutError:
-        sys.exit("demo: the milter did not answer in time")
     except (MilterError, OSError) as error:
         sys.exit(f"demo: {error}")
-    if any(isinstance(verdict, replies.TempFail) for verdict in account.verdicts):
+    if Status.TEMPFAIL in account.statuses:
         # Nothing in the milter asks for that, so it is what a fault costs.
         sys.exit("demo: the milter failed; the log on stderr says where")
 

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
-from aiomilter.spec import COMMANDS, REPLY_BY_LETTER
-from aiomilter.wire import replies
-
-if TYPE_CHECKING:
-    from examples.mta_end import Message, Outcome, Step, is_refusal
-else:
-    # Run as a program, Python looks for modules beside this file.
-    from mta_end import is_refusal
+from aiomilter import Status
+from aiomilter.mta import (
+    BodyReplaced,
+    Edit,
+    Envelope,
+    HeaderAdded,
+    HeaderChanged,
+    HeaderInserted,
+    Outcome,
+    Quarantined,
+    RecipientAdded,
+    RecipientDeleted,
+    SenderChanged,
+    Step,
+)
+from aiomilter.spec import COMMANDS
+from aiomilter.wire.replies import Negotiated
 
 __all__ = ["Account", "count", "size"]
 
@@ -46,30 +55,27 @@ def shorten(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-def in_words(reply: replies.MilterReply) -> str:
-    """Return what a verdict or an edit says."""
-    match reply:
-        case replies.ReplyCode():
-            return reply.text.decode("utf-8", "replace").replace("%%", "%")
-        case replies.ChangeHeader():
-            value = reply.value.decode("utf-8", "replace")
-            header = f"{reply.name.decode()} ({reply.index})"
-            return f"{header}: {value}" if value else f"{header}: deleted"
-        case replies.AddHeader() | replies.InsertHeader():
-            return f"{reply.name.decode()}: {reply.value.decode('utf-8', 'replace')}"
-        case replies.AddRecipient() | replies.DeleteRecipient() | replies.ChangeSender():
-            return reply.address.decode("utf-8", "replace")
-        case replies.ReplaceBody():
-            return f"{len(reply.chunk):,} bytes"
-        case replies.Quarantine():
-            return reply.reason.decode("utf-8", "replace")
-        case _:
-            return name_of(reply)
-
-
-def name_of(reply: replies.MilterReply) -> str:
-    """Return the name of a reply, such as ``change header``."""
-    return REPLY_BY_LETTER[reply.LETTER[0]].name.replace("_", " ")
+def in_words(edit: Edit) -> str:
+    """Return what an edit does."""
+    match edit:
+        case HeaderAdded(name, value):
+            return f"add header {name}: {value}"
+        case HeaderInserted(index, name, value):
+            return f"insert header {name} ({index}): {value}"
+        case HeaderChanged(name, index, None):
+            return f"delete header {name} ({index})"
+        case HeaderChanged(name, index, value):
+            return f"change header {name} ({index}): {value}"
+        case SenderChanged(address):
+            return f"change sender {address}"
+        case RecipientAdded(address):
+            return f"add recipient {address}"
+        case RecipientDeleted(address):
+            return f"delete recipient {address}"
+        case BodyReplaced(body):
+            return f"replace body {len(body):,} bytes"
+        case Quarantined(reason):
+            return f"quarantine {reason}"
 
 
 @dataclass(slots=True)
@@ -80,7 +86,7 @@ class _Run:
     what: list[str]
     answer: str
     colour: str
-    edits: list[replies.MilterReply]
+    edits: tuple[Edit, ...]
 
     def summary(self) -> str:
         if len(self.what) == 1:
@@ -95,7 +101,7 @@ class Account:
     """Prints the conversation as it happens.
 
     Attributes:
-        verdicts: The one on each message, None where no recipient was left.
+        statuses: What has become of each message.
     """
 
     def __init__(self, out: TextIO) -> None:
@@ -104,7 +110,7 @@ class Account:
         self._has_colour = out.isatty() and not os.environ.get("NO_COLOR")
         self._run: _Run | None = None
         self._rows: list[tuple[str, str, str]] = []
-        self.verdicts: list[replies.MilterReply | None] = []
+        self.statuses: list[Status] = []
 
     def line(self, text: str = "", end: str = "\n") -> None:
         """Print a line as it is."""
@@ -114,7 +120,7 @@ class Account:
         """Begin a section."""
         self.line(f"\n{self._paint(text, BOLD)}")
 
-    def negotiation(self, agreed: replies.Negotiated) -> None:
+    def negotiation(self, agreed: Negotiated) -> None:
         """Say what was agreed."""
         rows = [row for row in COMMANDS if row.no_option is not None]
         unwanted = [row.name for row in rows if (row.no_option or 0) & agreed.options]
@@ -123,51 +129,53 @@ class Account:
         self._row("not asked", ", ".join(unwanted) or "-", "there are no such handlers", DIM)
         self._row("no answer", ", ".join(silent) or "-", "handlers declared no_reply", DIM)
 
-    def step(self, step: Step) -> None:
-        """Tell one command and its answer, together with others like it."""
-        if not step.was_sent:
-            answer, colour = NOT_SENT, DIM
-        elif step.verdict is None:
-            answer, colour = NOT_AWAITED, DIM
-        else:
-            answer = in_words(step.verdict)
-            colour = RED if is_refusal(step.verdict) else GREEN
-        run = self._run
-        can_run = step.stage in ("header", "body")
-        if run and can_run and (run.stage, run.answer) == (step.stage, answer):
-            run.what.append(step.what)
-            return
+    def outcome(self, name: str, envelope: Envelope, outcome: Outcome) -> None:
+        """Tell what was said about a message, and what has become of it."""
+        for step in outcome.steps:
+            self._step(step)
         self._end_run()
-        self._run = _Run(step.stage, [step.what], answer, colour, step.edits)
-
-    def verdict(self, name: str, message: Message, outcome: Outcome) -> None:
-        """Say what has become of a message."""
-        self._end_run()
-        asked, refused = len(message.envelope.recipients), len(outcome.refused)
-        held = [edit for edit in outcome.edits if isinstance(edit, replies.Quarantine)]
-        changes = count(len(outcome.edits) - len(held), "change")
-        if outcome.verdict is None:
+        asked, refused = len(envelope.recipients), len(outcome.refused_recipients)
+        held = outcome.quarantine is not None
+        changes = count(len(outcome.edits) - held, "change")
+        if asked == refused:
             text, colour = "refused: no recipient is left", RED
-        elif is_refusal(outcome.verdict):
-            text, colour = f"refused: {in_words(outcome.verdict)}", RED
-        elif isinstance(outcome.verdict, replies.Discard):
+        elif outcome.is_refused:
+            text, colour = f"refused: {outcome.reply or outcome.status.name}", RED
+        elif outcome.is_discarded:
             text, colour = "thrown away", RED
         elif held:
             text, colour = f"held for the administrator, {changes}", YELLOW
         else:
             text, colour = f"accepted, {changes}", GREEN
         passed = f"{asked - refused} of {asked}"
-        self.verdicts.append(outcome.verdict)
+        self.statuses.append(outcome.status)
         self._rows.append((f"  {name:<24}{passed:<12}", text, colour))
-        is_refused = outcome.verdict is None or is_refusal(outcome.verdict)
-        left = "" if is_refused else f", for {passed}"
-        self.line(f"  = {self._paint(text, colour)}{left}; in {outcome.packets} packets")
+        left = "" if outcome.is_refused else f", for {passed}"
+        self.line(f"  = {self._paint(text, colour)}{left}")
 
     def summary(self) -> None:
         """Print a line for each message."""
         self.title(f"  {'Message':<24}{'Recipients':<12}Outcome")
         for start, text, colour in self._rows:
             self.line(f"{start}{self._paint(text, colour)}")
+
+    def _step(self, step: Step) -> None:
+        """Tell one command and its answer, together with others like it."""
+        if not step.was_sent:
+            answer, colour = NOT_SENT, DIM
+        elif not step.is_answered:
+            answer, colour = NOT_AWAITED, DIM
+        else:
+            words = step.answer.reply
+            answer = step.answer.status.name.lower() if words is None else str(words)
+            colour = RED if step.answer.is_refusal else GREEN
+        run = self._run
+        can_run = step.stage in ("header", "body")
+        if run and can_run and (run.stage, run.answer) == (step.stage, answer):
+            run.what.append(step.argument)
+            return
+        self._end_run()
+        self._run = _Run(step.stage, [step.argument], answer, colour, step.answer.edits)
 
     def _end_run(self) -> None:
         run, self._run = self._run, None
@@ -176,7 +184,7 @@ class Account:
         self._row(run.stage, run.summary(), run.answer, run.colour)
         for edit in run.edits:
             margin = " " * (2 + STAGE_WIDTH)
-            text = shorten(f"+ {name_of(edit)} {in_words(edit)}", LINE_WIDTH - len(margin))
+            text = shorten(f"+ {in_words(edit)}", LINE_WIDTH - len(margin))
             self.line(f"{margin}{self._paint(text, YELLOW)}")
 
     def _row(self, stage: str, what: str, answer: str, colour: str) -> None:

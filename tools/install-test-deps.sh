@@ -1,6 +1,7 @@
 #!/bin/sh
-# Install what the tests need beside Python packages: a real Postfix to be filtered, and the real
-# libmilter, with a C compiler, to be compared with.
+# Install what the tests need beside Python packages: a real Postfix to be filtered, the real
+# libmilter, with a C compiler, to be compared with, and other people's milters and MTA ends to talk
+# to: OpenDKIM, rspamd and miltertest.
 #
 #   PYTHON   the interpreter the tests will run on (default: python3)
 #
@@ -20,6 +21,10 @@ missing=
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 command -v postfix >/dev/null 2>&1 || missing="$missing postfix"
 links_with_libmilter || missing="$missing gcc libc6-dev libmilter-dev"
+command -v opendkim >/dev/null 2>&1 || missing="$missing opendkim"
+command -v opendkim-genkey >/dev/null 2>&1 || missing="$missing opendkim-tools"
+command -v miltertest >/dev/null 2>&1 || missing="$missing miltertest"
+command -v rspamd >/dev/null 2>&1 || missing="$missing rspamd"
 need_python
 has_venv || missing="$missing python3-venv"
 if [ -z "$missing" ]; then
@@ -67,4 +72,10 @@ install || { apt-get update --quiet </dev/null >"$log" 2>&1 && install; } || {
     cat "$log" >&2
     fail "apt-get could not install:$missing" "$without"
 }
+# Packages enable their services for the next boot; those that have come just now are not wanted.
+for service in opendkim rspamd; do
+    case " $missing " in
+    *" $service "*) update-rc.d "$service" disable >/dev/null 2>&1 || true ;;
+    esac
+done
 links_with_libmilter || fail "libmilter is installed, but a program cannot be linked with it."

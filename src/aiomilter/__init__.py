@@ -37,6 +37,7 @@ from aiomilter.errors import (
     ConfigError,
     LocalProtocolError,
     MilterError,
+    MilterUnavailable,
     ProtocolError,
     RemoteProtocolError,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "Macros",
     "Milter",
     "MilterError",
+    "MilterUnavailable",
     "Negotiation",
     "Options",
     "ProtocolError",

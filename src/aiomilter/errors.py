@@ -5,6 +5,7 @@
     │   ├── RemoteProtocolError      by the other end of the connection
     │   └── LocalProtocolError       by the code that calls the library
     │       └── ActionNotNegotiated  an edit that this MTA did not agree to
+    ├── MilterUnavailable            a milter cannot be reached, or is gone, or does not answer
     └── ConfigError                  an address, an option or a class that cannot work
 
 Rules of this file:
@@ -23,6 +24,7 @@ __all__ = [
     "ConfigError",
     "LocalProtocolError",
     "MilterError",
+    "MilterUnavailable",
     "ProtocolError",
     "RemoteProtocolError",
     "escape",
@@ -78,6 +80,13 @@ class ActionNotNegotiated(LocalProtocolError):
             f"name it in the class attribute 'actions', so that an MTA without it is refused"
         )
         self.action = action
+
+
+class MilterUnavailable(MilterError):
+    """A milter that was to be consulted cannot be reached, is gone, or does not answer in time.
+
+    The text is one sentence: which milter, what happened, and what may help.
+    """
 
 
 class ConfigError(MilterError):

@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aiomilter import Reply
+from aiomilter.errors import RemoteProtocolError
+from tests.wire.strategies import REPEATABLE
 
 WIRE: list[tuple[str, Reply, bytes]] = [
     # The shapes of libmilter's smfi_setreply, its trailing blank included.
@@ -128,3 +132,111 @@ def test_replies_with_the_same_text_are_equal() -> None:
     assert hash(Reply(550, None, "a")) == hash(Reply(550, None, "a"))
     assert Reply(550, None, "a") != Reply(551, None, "a")
     assert Reply(550) != "550 "
+
+
+# As an MTA reads it
+
+FROM_WIRE: list[tuple[bytes, Reply]] = [
+    (b"550", Reply(550)),
+    (b"550 ", Reply(550)),
+    (b"451 later", Reply(451, None, "later")),
+    (b"550 5.7.1", Reply(550, "5.7.1")),
+    (b"550 5.7.1 no", Reply(550, "5.7.1", "no")),
+    (b"550 5.7.1  no ", Reply(550, "5.7.1", " no ")),
+    (b"550-5.7.1 a\r\n550 5.7.1 b", Reply(550, "5.7.1", "a", "b")),
+    (b"550-5.7.1 a\r\n550-5.7.1 \r\n550 5.7.1 c", Reply(550, "5.7.1", "a", "", "c")),
+    (b"550-a\r\n550", Reply(550, None, "a", "")),
+    (b"550 100%% of %%s", Reply(550, None, "100% of %s")),
+    # A single one Postfix drops.
+    (b"550 100% of %s%", Reply(550, None, "100 of s")),
+    (b"550 %%%", Reply(550, None, "%")),
+    (b"550 \xff\xc3\xa9", Reply(550, None, "\udcff\u00e9")),
+    # An enhanced code of another class, or that not all lines have, is text.
+    (b"550 4.7.1 no", Reply(550, None, "4.7.1 no")),
+    (b"550-5.7.1 a\r\n550 5.7.2 b", Reply(550, None, "5.7.1 a", "5.7.2 b")),
+    (b"550-5.7.1 a\r\n550 b", Reply(550, None, "5.7.1 a", "b")),
+    (b"550 5.7.1x", Reply(550, None, "5.7.1x")),
+]
+
+
+@pytest.mark.parametrize(("wire", "reply"), FROM_WIRE)
+def test_a_reply_is_read_as_postfix_does(wire: bytes, reply: Reply) -> None:
+    found = Reply.from_wire(wire)
+    assert (found.code, found.enhanced_code, found.lines) == (
+        reply.code,
+        reply.enhanced_code,
+        reply.lines,
+    )
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        b"",
+        b"5",
+        b"55",
+        b"5500",
+        b"hello",
+        b" 550 no",
+        b"250 2.0.0 fine",
+        b"354 go on",
+        b"999 9.9.9 odd",
+        b"600 x",
+        b"550x",
+        b"550\tno",
+        b"550-no",
+        b"550 a\r\n",
+        b"550 a\r\n\r\n",
+        b"\r\n550 a",
+        b"550-a\n550 b",
+        b"550 a\n",
+        b"550 a\rb",
+        b"550 a\r\n550 b",
+        b"550\r\n550 b",
+        b"550-a\r\n550-b",
+        b"550-a\r\n551 b",
+        b"550-a\r\nb",
+        b"\xff50 a",
+    ],
+)
+def test_what_is_no_reply_is_refused(wire: bytes) -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        Reply.from_wire(wire)
+    assert caught.value.rule == "the text of a reply code is no SMTP reply of 4xx or 5xx"
+    assert caught.value.value == wire
+
+
+@pytest.mark.parametrize("wire", [b"550 " + b"x" * 981, b"550-x\r\n" * 32 + b"550 x"])
+def test_a_milter_may_say_more_than_a_filter_may(wire: bytes) -> None:
+    assert Reply.from_wire(wire).encode() == wire
+
+
+@pytest.mark.parametrize("wire", [case[2] for case in WIRE], ids=[case[0] for case in WIRE])
+def test_what_a_filter_sends_an_mta_reads(wire: bytes) -> None:
+    # A blank behind the last word is lost, no more.
+    assert Reply.from_wire(wire).encode().rstrip() == wire.rstrip()
+
+
+_words = st.text(st.characters(exclude_characters="\r\n\0", codec="utf-8"), max_size=30)
+
+
+@REPEATABLE
+@given(
+    st.integers(400, 599),
+    st.one_of(st.none(), st.tuples(st.integers(0, 999), st.integers(0, 999))),
+    st.lists(_words, max_size=5),
+)
+def test_any_reply_comes_through(code: int, ends: tuple[int, int] | None, lines: list[str]) -> None:
+    enhanced = None if ends is None else f"{code // 100}.{ends[0]}.{ends[1]}"
+    wire = Reply(code, enhanced, *lines).encode()
+    assert Reply.from_wire(wire).encode().rstrip(b" ") == wire.rstrip(b" ")
+
+
+@REPEATABLE
+@given(st.one_of(st.binary(max_size=40), st.from_regex(rb"[45]\d\d[ -][^\0]{0,20}")))
+def test_any_text_is_a_reply_or_refused(wire: bytes) -> None:
+    try:
+        reply = Reply.from_wire(wire)
+    except RemoteProtocolError:
+        return
+    assert wire.startswith(str(reply.code).encode())

@@ -16,9 +16,9 @@ from tests.examples.peer import Peer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EXAMPLES = ROOT / "examples"
-PARTS_OF_THE_DEMO = {"demo", "demo_account", "mta_end"}
+PARTS_OF_THE_DEMO = {"demo", "demo_account"}
 PROGRAMS = sorted({path.stem for path in EXAMPLES.glob("*.py")} - PARTS_OF_THE_DEMO)
-WITH_ADDRESSES = [name for name in PROGRAMS if name != "readme_milter"]
+WITH_ADDRESSES = [name for name in PROGRAMS if name not in ("readme_milter", "aiosmtpd_server")]
 PATIENCE_S = 10.0
 
 

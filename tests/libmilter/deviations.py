@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from aiomilter.spec import MAX_PAYLOAD_BYTES_BEFORE_NEGOTIATION
+from aiomilter.spec import MAX_PAYLOAD_BYTES_BEFORE_NEGOTIATION, Options, State
 from tests.libmilter.aiomilter_side import Before
 from tests.libmilter.plan import (
     ACCEPT,
@@ -33,6 +33,7 @@ from tests.libmilter.plan import (
     StepOutcome,
     Value,
 )
+from tests.libmilter.plan import Step as PlanStep
 from tests.packets import split_packets
 
 __all__ = ["OTHER_WORDS", "RULES", "Step", "hooks", "without_hooks"]
@@ -310,6 +311,16 @@ def _too_early(step: Step) -> bool:
     return step.ours.closed and not step.ours.output
 
 
+def _without_headers(step: Step) -> bool:
+    """D33: a message without headers, the end of which nobody wants: swallowed there."""
+    if step.letter not in (b"B", b"E") or step.before.state is not State.DATA:
+        return False
+    if not _leaves_out(step.plan, "eoh", Options.NO_EOH):
+        return False
+    is_swallowed = not step.theirs.output and not without_hooks(step.theirs.events)
+    return is_swallowed and step.theirs.closed == step.ours.closed
+
+
 RULES: dict[str, Callable[[Step], bool]] = {
     "D10": _unknown_in_message,
     "D4": _verdict_on_last_piece,
@@ -320,6 +331,7 @@ RULES: dict[str, Callable[[Step], bool]] = {
     "D14": _address,
     "D6": _stored_reply,
     "D20": _too_early,
+    "D33": _without_headers,
 }
 
 
@@ -344,6 +356,17 @@ def _arguments(event: Event) -> tuple[Value, ...]:
         return event.args
     # The first two of libmilter's numbers; C extends the sign of the upper bit.
     return tuple(value & 0xFFFFFFFF for value in event.args[:2] if isinstance(value, int))
+
+
+def _leaves_out(plan: Plan, callback: str, option: Options) -> bool:
+    """Return whether a milter does not want a stage, for lack of a callback or as negotiated."""
+    asked = [step.outputs[1] for step in _negotiations(plan) if step.outputs is not None]
+    return callback not in plan.callbacks or any(options & option for options in asked)
+
+
+def _negotiations(plan: Plan) -> list[PlanStep]:
+    script = plan.callbacks.get("negotiate")
+    return [] if script is None else [*script.steps, script.further]
 
 
 def _join(packets: Iterable[bytes]) -> bytes:

@@ -91,7 +91,7 @@ WAYS = {
     State.EOM: "OCHMRTLNBE",
     State.ABORT: "OCHMRA",
     State.UNKNOWN: "OCHU",
-    State.QUIT_NC: "OCHK",
+    State.QUIT_NC: "OCHUK",
 }
 """The commands that lead to each state that can be left again."""
 

@@ -114,17 +114,31 @@ def _inet(kind: Literal["inet", "inet6"], rest: str, loopback: str, text: str) -
     host = host.removeprefix("[").removesuffix("]")
     if at and not host:
         raise ConfigError(f"{text!r}: the host is missing; without one leave out the {at!r}")
+    if kind == "inet" and ":" in host:
+        raise ConfigError(f"{text!r}: this is an IPv6 address; write inet6:{port}@{host}")
     return Address(kind, host=_host(host or loopback, text), port=_port(port, text), text=text)
 
 
 def _host_and_port(text: str) -> Address:
     host, colon, port = text.rpartition(":")
     if not colon or not host:
-        raise ConfigError(f"{text!r} is no address; the forms are {_FORMS}")
+        raise ConfigError(f"{text!r} is no address; {_suggestion(text)}the forms are {_FORMS}")
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         raise ConfigError(f"{text!r}: put an IPv6 address in brackets, as in [::1]:8890")
     host = host.removeprefix("[").removesuffix("]")
     return Address("any", host=_host(host, text), port=_port(port, text), text=text)
+
+
+def _suggestion(text: str) -> str:
+    """Say what a bare port or host was meant to be, where that is clear."""
+    port = text.removeprefix(":")
+    if port.isascii() and port.isdigit() and len(port) <= 5:
+        return f"did you mean inet:{port}? "
+    if text == "localhost":
+        return "did you mean inet:PORT@localhost? "
+    if text.startswith(("./", "../")) or text.endswith((".sock", ".socket")):
+        return f"did you mean unix:{text}? "
+    return ""
 
 
 def _host(host: str, text: str) -> str:

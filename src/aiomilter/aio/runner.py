@@ -16,7 +16,7 @@ from aiomilter.aio.server import Lifespan, MilterFactory, Server
 from aiomilter.app.text import describe_error
 from aiomilter.errors import ConfigError
 
-__all__ = ["run"]
+__all__ = ["new_event_loop", "run", "run_until_signal"]
 
 _logger = logging.getLogger("aiomilter")
 
@@ -56,12 +56,30 @@ def run(
     """
     if log_level is not None and not logging.getLogger().hasHandlers():
         logging.basicConfig(level=log_level, format="%(asctime)s %(levelname)s %(message)s")
-    loop = _new_event_loop(uvloop)
+    try:
+        run_until_signal(milter_factory, *listen, config=config, lifespan=lifespan, uvloop=uvloop)
+    except ConfigError as error:
+        sys.exit(f"aiomilter: {error}")
+
+
+def run_until_signal(
+    milter_factory: MilterFactory,
+    *listen: str | socket.socket,
+    config: Config | None = None,
+    lifespan: Lifespan | None = None,
+    uvloop: bool | None = None,
+) -> None:
+    """Serve as `run` does, for programs that set up logging and show errors by themselves.
+
+    The arguments are those of `run`.
+
+    Raises:
+        ConfigError: The milter class, an address or a setting cannot work.
+    """
+    loop = new_event_loop(uvloop)
     asyncio.set_event_loop(loop)
     try:
         _run_to_its_end(loop, _serve_until_signal(milter_factory, listen, config, lifespan))
-    except ConfigError as error:
-        sys.exit(f"aiomilter: {error}")
     finally:
         try:
             _cancel_what_is_left(loop)
@@ -69,6 +87,28 @@ def run(
         finally:
             asyncio.set_event_loop(None)
             loop.close()
+
+
+def new_event_loop(uvloop: bool | None) -> asyncio.AbstractEventLoop:
+    """Return an event loop.
+
+    Args:
+        uvloop: Whether it is uvloop's; None for that if it is installed.
+
+    Raises:
+        ConfigError: uvloop is asked for and not installed.
+    """
+    if uvloop is not False:
+        try:
+            from uvloop import new_event_loop as new_uvloop
+        except ImportError:
+            if uvloop:
+                raise ConfigError(
+                    "uvloop is not installed: pip install 'aiomilter[uvloop]'"
+                ) from None
+        else:
+            return new_uvloop()
+    return asyncio.new_event_loop()
 
 
 async def _serve_until_signal(
@@ -139,18 +179,6 @@ def _run_to_its_end(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, A
                 exc_info=error,
             )
     main.result()
-
-
-def _new_event_loop(uvloop: bool | None) -> asyncio.AbstractEventLoop:
-    if uvloop is not False:
-        try:
-            from uvloop import new_event_loop
-        except ImportError:
-            if uvloop:
-                sys.exit("aiomilter: uvloop is not installed: pip install 'aiomilter[uvloop]'")
-        else:
-            return new_event_loop()
-    return asyncio.new_event_loop()
 
 
 def _cancel_what_is_left(loop: asyncio.AbstractEventLoop) -> None:

@@ -55,7 +55,7 @@ class EomActions:
         self._is_open = True
 
     def add_header(self, name: str, value: str) -> None:
-        """Put a header behind all others.
+        """Put a header behind all others; Sendmail puts it ahead of others of its name.
 
         Args:
             name: Of printable ASCII characters without colon and blank; not empty.
@@ -75,7 +75,8 @@ class EomActions:
 
         Args:
             index: 0 is above the MTA's own Received header, 1 just below it; beyond the last
-                header means behind it. At most 2147483647.
+                header means behind it. At most 2147483647. Sendmail counts some that
+                are not there: 1 to 8 are all the same place.
             name: As for `add_header`.
             value: As for `add_header`.
 
@@ -92,8 +93,9 @@ class EomActions:
 
         Args:
             name: As for `add_header`; the case does not matter.
-            index: Which of the headers of that name, counted from 1 in the message as it came
-                (0 means 1). One that does not exist is added, or, deleted, ignored.
+            index: Which of the headers of that name, counted from 1 (0 means 1). Postfix counts
+                anew after each edit, to Sendmail a deleted header still counts: delete the last
+                one first. One that does not exist is added, or, deleted, ignored.
             value: As for `add_header`; None deletes the header, and so does an empty value,
                 since both MTAs take it so.
 

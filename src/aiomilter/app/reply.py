@@ -14,13 +14,17 @@ from __future__ import annotations
 
 import re
 
-from aiomilter.app.text import encode_text
+from aiomilter.app.text import decode_text, encode_text
+from aiomilter.errors import RemoteProtocolError
 from aiomilter.spec import MAX_REPLY_LINE_BYTES, MAX_REPLY_LINES
 
 __all__ = ["Reply"]
 
 _CODE = re.compile(r"[45][0-9][0-9]")
 _ENHANCED_CODE = re.compile(r"[45]\.[0-9]{1,3}\.[0-9]{1,3}")
+_LINE = re.compile(rb"([45][0-9]{2})(?:([ -])([^\r\n\0]*))?")
+_ENHANCED_AHEAD = re.compile(rb"([45]\.[0-9]{1,3}\.[0-9]{1,3})(?: |\Z)")
+_PERCENT = re.compile(rb"%(%?)")
 _FORBIDDEN = re.compile(rb"[\r\n\0]")
 
 
@@ -86,6 +90,42 @@ class Reply:
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a Reply does not change: make another one to set {name}")
 
+    @classmethod
+    def from_wire(cls, text: bytes) -> Reply:
+        """Return the reply that a milter has sent, as an MTA reads it.
+
+        A doubled percent sign is one, a single one is dropped, as Postfix does.
+
+        Raises:
+            RemoteProtocolError: It is no SMTP reply that refuses: an MTA would be out of step with
+                its client, or use words of its own.
+        """
+        found = [match for line in text.split(b"\r\n") if (match := _LINE.fullmatch(line))]
+        ends = [match[2] for match in found]
+        is_whole = len(found) == text.count(b"\r\n") + 1 and ends[-1] != b"-"
+        if not is_whole or len({match[1] for match in found}) > 1 or set(ends[:-1]) - {b"-"}:
+            raise RemoteProtocolError(
+                "the text of a reply code is no SMTP reply of 4xx or 5xx", text
+            )
+        lines = [match[3] or b"" for match in found]
+        enhanced = None
+        ahead = [_ENHANCED_AHEAD.match(line) for line in lines]
+        codes = {match and match[1] for match in ahead}
+        code = codes.pop()
+        if not codes and code is not None and code[:1] == text[:1]:
+            enhanced = code.decode("ascii")
+            lines = [line[match.end() :] for line, match in zip(lines, ahead, strict=True) if match]
+        if lines == [b""]:
+            lines = []
+        # What a milter sends need not keep to the limits for what is sent to an MTA.
+        reply = cls.__new__(cls)
+        put = super(Reply, reply).__setattr__
+        put("code", int(text[:3]))
+        put("enhanced_code", enhanced)
+        put("lines", tuple(decode_text(_PERCENT.sub(rb"\1", line)) for line in lines))
+        put("_wire", _PERCENT.sub(rb"\1\1", text))
+        return reply
+
     @property
     def is_permanent(self) -> bool:
         """Whether the client should not try again."""
@@ -94,6 +134,11 @@ class Reply:
     def encode(self) -> bytes:
         """Return the text as it goes to the MTA: lines joined by CRLF, percent signs doubled."""
         return self._wire
+
+    def __str__(self) -> str:
+        """Return what the client reads, in one line."""
+        text = self._wire.decode("utf-8", "replace").replace("\r\n", " / ").replace("%%", "%")
+        return text.rstrip()
 
     def __repr__(self) -> str:
         arguments = (self.code, self.enhanced_code, *self.lines)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from aiomilter.errors import escape
 
-__all__ = ["decode_text", "describe_error", "encode_text", "show_value"]
+__all__ = ["decode_text", "describe_error", "encode_text", "shorten", "show_value"]
+
+_MOST_BYTES_SHOWN = 200
 
 
 def decode_text(data: bytes) -> str:
@@ -34,6 +36,13 @@ def encode_text(text: str, what: str) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         raise ValueError(f"{what} is no text that can be sent: {ascii(text)[:80]}") from None
+
+
+def shorten(data: bytes) -> str:
+    """Return bytes as they are written in Python; of many the beginning."""
+    if len(data) <= _MOST_BYTES_SHOWN:
+        return repr(data)
+    return f"{data[:_MOST_BYTES_SHOWN]!r}... ({len(data):,} bytes)"
 
 
 def show_value(value: object) -> str:

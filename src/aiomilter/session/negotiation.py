@@ -37,6 +37,7 @@ __all__ = [
     "Agreement",
     "NegotiationOffer",
     "Request",
+    "flag_names",
     "negotiate",
     "options_without",
     "read_offer",
@@ -133,7 +134,7 @@ def negotiate(offer: NegotiationOffer, request: Request) -> Agreement:
     if missing_actions:
         raise RemoteProtocolError(
             f"the milter needs actions that this MTA does not offer: "
-            f"{_names(Actions, missing_actions)}"
+            f"{flag_names(Actions, missing_actions)}"
         )
     sent = request.options & ~(NO_REPLY_OPTIONS & ~offer.options)
     if sent & ~offer.options:
@@ -142,13 +143,14 @@ def negotiate(offer: NegotiationOffer, request: Request) -> Agreement:
     if missing_options:
         raise RemoteProtocolError(
             f"the milter needs options that this MTA does not offer: "
-            f"{_names(Options, missing_options)}"
+            f"{flag_names(Options, missing_options)}"
         )
     reply = Negotiated(offer.version, request.actions, sent, dict(request.macros))
     return Agreement(request.actions, request.options, sent, reply)
 
 
-def _names(flags: type[Actions | Options], bits: int) -> str:
+def flag_names(flags: type[Actions | Options], bits: int) -> str:
+    """Return the names of bits, and those without a name as a number."""
     known = [flag.name for flag in flags if flag.name and bits & flag]
     unknown = bits & ~sum(flag.value for flag in flags)
     return ", ".join([*known, *([f"{unknown:#x}"] if unknown else [])])

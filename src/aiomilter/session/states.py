@@ -9,6 +9,8 @@ Rules of this file (``trans_ok`` and ``mi_engine`` in libmilter's ``engine.c``):
 - What does not fit even then is swallowed: no handler, no answer, and the session stays in HELO.
 - Here the skippable stages are those of one connection; libmilter shares them between all
   connections of the process.
+- A message need not have any header, so that this stage may always be stepped over. libmilter
+  swallows the rest of a message without headers if the milter wants headers but not their end.
 - An unknown SMTP command inside a message leaves the message where it is; in libmilter it can
   leave the rest of the message unanswered, and the MTA waiting.
 """
@@ -78,6 +80,7 @@ def moves_for(skippable: int) -> tuple[bytes, ...]:
         One row of 256 moves a state. Macro packets are always `PROCESS`.
     """
     unwanted = frozenset(target for bit, target in _STATE_OF_NO_OPTION.items() if skippable & bit)
+    unwanted |= {State.HEADER}
     rows: list[bytes] = []
     for state in State:
         row = bytearray([NOT_A_COMMAND]) * 256

@@ -109,7 +109,7 @@ class Negotiated:
 
     def macros_at(self, stage: MacroStage) -> list[bytes]:
         """Return the names of the macros that are wanted at ``stage``; empty if none."""
-        return self.macros.get(stage, b"").split()
+        return self.macros.get(stage, b"").replace(b",", b" ").split()
 
 
 @dataclass(slots=True)

@@ -1,0 +1,13 @@
+"""No fault of the event loop goes unnoticed."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _watched_loop(request: pytest.FixtureRequest) -> None:
+    if inspect.iscoroutinefunction(getattr(request, "function", None)):
+        request.getfixturevalue("no_unhandled_errors")
