@@ -1,13 +1,14 @@
 """The MTA's end of the milter protocol: consult any milter, in whatever language it is written.
 
-from aiomilter.mta import Client, Envelope, connect
+For example::
 
-async with connect("inet:8891@127.0.0.1") as milter:
-    envelope = Envelope("alice@example.com", ["bob@example.org"])
-    outcome = await milter.send(envelope, message, client=Client("mx.example.com", "192.0.2.1"))
-    if outcome.is_accepted:
-        delivery = outcome.apply()
-        deliver(delivery.envelope, delivery.content.as_bytes())
+    from aiomilter.mta import Client, Envelope, connect
+
+    async with connect("inet:8891@127.0.0.1") as milter:
+        envelope = Envelope("alice@example.com", ["bob@example.org"])
+        outcome = await milter.send(envelope, message, client=Client("mx.example.com", "192.0.2.1"))
+        if (delivery := outcome.apply()) is not None:
+            deliver(delivery.envelope, delivery.content.as_bytes())
 """
 
 from __future__ import annotations
