@@ -24,7 +24,7 @@ def _watched_loop(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("no_unhandled_errors")
 
 
-@pytest.fixture(autouse=True, scope="package")
+@pytest.fixture(autouse=True, scope="module")
 def _no_blocking_calls() -> Iterator[None]:
     """Raise `BlockingError` in whatever blocks the event loop from within the library."""
     buster = BlockBuster("aiomilter")

@@ -301,11 +301,12 @@ def test_d26_private_data_survives_in_libmilter(host: LibmilterHost) -> None:
 
 
 def test_d33_a_message_without_headers_comes_to_its_end(host: LibmilterHost) -> None:
-    plan = Plan.of(("data", "header", "body", "eom"))
+    plan = Plan.of(("envfrom", "envrcpt", "data", "header", "body", "eom"))
     message = ENVELOPE + packet("B", b"text") + packet("E")
     libmilter, aiomilter = run_both(host, plan, OPENING + message)
-    assert [event.callback for event in libmilter.events] == ["data"]
-    assert [event.callback for event in aiomilter.events] == ["data", "body", "eom"]
+    seen = ["envfrom", "envrcpt", "data"]
+    assert [event.callback for event in libmilter.events] == seen
+    assert [event.callback for event in aiomilter.events] == [*seen, "body", "eom"]
     assert aiomilter.output == libmilter.output + 2 * CONTINUED
     with_header = ENVELOPE + packet("L", b"A\0b\0") + packet("E")
     libmilter, aiomilter = run_both(host, plan, OPENING + with_header)
