@@ -220,3 +220,12 @@ def test_an_end_within_a_packet_is_told(data: bytes) -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         session.next_reply()
     assert caught.value.rule == "the connection ends within a packet"
+
+
+def test_edits_without_end_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aiomilter.session.mta._MAX_EDIT_BYTES", 1_000)
+    session = asked("eom")
+    session.receive_data(packet("h", b"A\0b\0") * 4)
+    with pytest.raises(RemoteProtocolError, match="the edits of one message take more than 1,000"):
+        while session.next_reply() is not None:
+            pass
