@@ -28,6 +28,21 @@ async def no_unhandled_errors() -> AsyncIterator[list[dict[str, Any]]]:
     assert found == []
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what continuous integration asks for."""
+    parser.addoption("--no-skips", action="store_true", help="a test that is skipped is a failure")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail if a test was skipped where everything is there that tests need."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or not session.config.getoption("--no-skips"):
+        return
+    if skipped := reporter.getreports("skipped"):
+        reporter.write_line(f"\n{len(skipped)} tests were skipped, which --no-skips forbids")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tell what tests have counted, by the properties that they record as numbers."""
     totals: Counter[str] = Counter()

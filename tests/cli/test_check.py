@@ -581,7 +581,7 @@ def test_a_header_beyond_any_packet_is_said_to_be_so() -> None:
             "there is no action or option 'SKIPP'; did you mean SKIP?",
         ),
         (("inet:1", "--offer", ""), "--offer is empty"),
-        (("inet:1", "--from", "a\nb"), "CR, LF or NUL in the envelope"),
+        (("inet:1", "--from", "a\nb"), "of the envelope has no CR, LF or NUL"),
         (("inet:1", "--json", "-q"), "--json shows all there is"),
         (("inet:1", "-v", "-q"), "exclude each other"),
         (("inet:1", "--timeout", "0"), "0"),

@@ -17,9 +17,10 @@ from aiomilter import EomActions, Milter
 from aiomilter.app.mta.content import Content
 from aiomilter.app.mta.delivery import Delivery
 from aiomilter.app.mta.envelope import Envelope
+from aiomilter.app.text import printable
 from aiomilter.cli import main
 from aiomilter.cli.commands import aiomilter
-from aiomilter.cli.console import printable, quoted
+from aiomilter.cli.console import quoted
 from aiomilter.cli.diff import diff_lines
 from tests.cli.milters import Talk, called, foreign, served
 

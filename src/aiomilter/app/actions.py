@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Sequence
 
-from aiomilter.app.text import encode_text
+from aiomilter.app.text import encode_line, encode_text
 from aiomilter.errors import ActionNotNegotiated, LocalProtocolError
 from aiomilter.spec import MAX_HEADER_INDEX, MAX_PAYLOAD_BYTES, Actions
 from aiomilter.wire import replies
@@ -27,7 +27,6 @@ __all__ = ["EomActions"]
 _HEADER_NAME = re.compile(rb"[!-9;-~]+")
 _CRLF_BEFORE_BLANK = re.compile(rb"\r\n(?=[ \t])")
 _BROKEN_LINE = re.compile(rb"\r|\n(?![ \t])")
-_LINE_BREAK_OR_NUL = re.compile(rb"[\r\n\0]")
 _PACKET_HEAD_BYTES = 5
 _MAX_NAME_BYTES = 996
 """With its colon and a blank a name must fit into a line of 998 bytes (RFC 5322, 2.1.1)."""
@@ -247,11 +246,9 @@ def _params(params: str | Sequence[str] | None) -> bytes | None:
 
 
 def _one_line(text: str, what: str) -> bytes:
-    data = encode_text(text, what)
+    data = encode_line(text, what)
     if not data:
         raise ValueError(f"{what} is not empty")
-    if _LINE_BREAK_OR_NUL.search(data):
-        raise ValueError(f"{what} has no CR, LF or NUL: {ascii(text)[:80]}")
     return data
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 
-from aiomilter.app.text import decode_text, encode_text
+from aiomilter.app.text import decode_text, encode_line
 from aiomilter.errors import RemoteProtocolError
 from aiomilter.spec import MAX_REPLY_LINE_BYTES, MAX_REPLY_LINES
 
@@ -25,7 +25,6 @@ _ENHANCED_CODE = re.compile(r"[45]\.[0-9]{1,3}\.[0-9]{1,3}")
 _LINE = re.compile(rb"([45][0-9]{2})(?:([ -])([^\r\n\0]*))?")
 _ENHANCED_AHEAD = re.compile(rb"([45]\.[0-9]{1,3}\.[0-9]{1,3})(?: |\Z)")
 _PERCENT = re.compile(rb"%(%?)")
-_FORBIDDEN = re.compile(rb"[\r\n\0]")
 
 
 class Reply:
@@ -135,10 +134,14 @@ class Reply:
         """Return the text as it goes to the MTA: lines joined by CRLF, percent signs doubled."""
         return self._wire
 
+    @property
+    def text(self) -> str:
+        """What the client reads, lines parted by CRLF."""
+        return self._wire.replace(b"%%", b"%").decode("utf-8", "replace")
+
     def __str__(self) -> str:
         """Return what the client reads, in one line."""
-        text = self._wire.decode("utf-8", "replace").replace("\r\n", " / ").replace("%%", "%")
-        return text.rstrip()
+        return self.text.replace("\r\n", " / ").rstrip()
 
     def __repr__(self) -> str:
         arguments = (self.code, self.enhanced_code, *self.lines)
@@ -154,9 +157,7 @@ class Reply:
 def _encode_line(line: str) -> bytes:
     if not isinstance(line, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"a line of a reply is text, not {line!r}")
-    data = encode_text(line, "a line of a reply")
-    if _FORBIDDEN.search(data):
-        raise ValueError(f"a line of a reply has no CR, LF or NUL: {ascii(line)[:80]}")
+    data = encode_line(line, "a line of a reply")
     if len(data) > MAX_REPLY_LINE_BYTES:
         raise ValueError(
             f"a line of a reply has at most {MAX_REPLY_LINE_BYTES} bytes, not {len(data)}: "

@@ -7,11 +7,23 @@ readable, and anything else survives the round trip.
 
 from __future__ import annotations
 
+import re
+
 from aiomilter.errors import escape
 
-__all__ = ["decode_text", "describe_error", "encode_text", "shorten", "show_value"]
+__all__ = [
+    "decode_text",
+    "describe_error",
+    "encode_line",
+    "encode_text",
+    "printable",
+    "shorten",
+    "show_value",
+]
 
 _MOST_BYTES_SHOWN = 200
+_LINE_BREAK_OR_NUL = re.compile(rb"[\r\n\0]")
+_FIRST_BYTE, _LAST_BYTE = 0xDC80, 0xDCFF
 
 
 def decode_text(data: bytes) -> str:
@@ -36,6 +48,39 @@ def encode_text(text: str, what: str) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         raise ValueError(f"{what} is no text that can be sent: {ascii(text)[:80]}") from None
+
+
+def encode_line(text: str, what: str) -> bytes:
+    """Return the bytes of ``text``, which goes where a line break or NUL would end it.
+
+    Args:
+        text: As `decode_text` gives it, or any other text.
+        what: What it is, for the error.
+
+    Raises:
+        ValueError: It has a CR, LF or NUL, or a surrogate that stands for no byte.
+        TypeError: It is no text.
+    """
+    data = encode_text(text, what)
+    if _LINE_BREAK_OR_NUL.search(data):
+        raise ValueError(f"{what} has no CR, LF or NUL: {ascii(text)[:80]}")
+    return data
+
+
+def printable(text: str | bytes) -> str:
+    r"""Return text with its control characters, and bytes that are no UTF-8, as ``\x1b``."""
+    if isinstance(text, bytes):
+        text = decode_text(text)
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    if _FIRST_BYTE <= ord(char) <= _LAST_BYTE:
+        # What "surrogateescape" makes of a byte.
+        return f"\\x{ord(char) & 0xFF:02x}"
+    return char.encode("unicode_escape").decode("ascii")
 
 
 def shorten(data: bytes) -> str:

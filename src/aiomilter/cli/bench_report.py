@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from aiomilter.cli.console import printable
+from aiomilter.app.text import printable
 from aiomilter.cli.latency import PERCENTILES, Latencies, format_time
 from aiomilter.cli.load import Plan, Result
 

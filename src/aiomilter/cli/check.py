@@ -16,13 +16,9 @@ import click
 from rich.text import Text
 
 from aiomilter.app.mta.kind import Mta
+from aiomilter.app.text import printable
 from aiomilter.cli.as_json import inquiry_as_json
-from aiomilter.cli.console import (
-    CommandError,
-    errors_as_sentences,
-    printable,
-    run_to_end,
-)
+from aiomilter.cli.console import CommandError, errors_as_sentences, run_to_end
 from aiomilter.cli.inquiry import Inquiry, inquire
 from aiomilter.cli.question import (
     Question,

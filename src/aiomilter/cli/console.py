@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -21,6 +22,7 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 
+from aiomilter.app.text import printable
 from aiomilter.errors import MilterError, RemoteProtocolError
 
 __all__ = [
@@ -28,7 +30,6 @@ __all__ = [
     "complain",
     "complain_of_a_bug",
     "errors_as_sentences",
-    "printable",
     "quoted",
     "run_to_end",
     "silence_stdout",
@@ -40,14 +41,13 @@ __all__ = [
 _T = TypeVar("_T")
 
 _MOST_QUOTED = 80
-_FIRST_BYTE, _LAST_BYTE = 0xDC80, 0xDCFF
 
 
 class _Console(Console):
     """Tells its caller that nobody reads any more; rich alone would end the program with 1."""
 
     def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 stdout = _Console(highlight=False, soft_wrap=True)
@@ -62,22 +62,6 @@ class CommandError(click.ClickException):
     def show(self, file: Any = None) -> None:
         """Write the one line."""
         click.echo(f"aiomilter: {printable(self.message)}", err=True, file=file)
-
-
-def printable(text: str | bytes) -> str:
-    r"""Return text with its control characters, and bytes that are no UTF-8, as ``\x1b``."""
-    if isinstance(text, bytes):
-        text = text.decode("utf-8", "surrogateescape")
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else _escaped(char) for char in text)
-
-
-def _escaped(char: str) -> str:
-    if _FIRST_BYTE <= ord(char) <= _LAST_BYTE:
-        # What "surrogateescape" makes of a byte.
-        return f"\\x{ord(char) & 0xFF:02x}"
-    return char.encode("unicode_escape").decode("ascii")
 
 
 def quoted(text: str) -> str:
@@ -129,10 +113,6 @@ def errors_as_sentences(where: str) -> Generator[None]:
         raise CommandError(f"{where} does not keep to the milter protocol: {error}") from error
     except MilterError as error:
         raise CommandError(str(error)) from error
-    except BrokenPipeError:
-        # Whoever read our output has seen enough, as in `aiomilter trace | head`.
-        silence_stdout()
-        raise SystemExit(141) from None
 
 
 def run_to_end(coroutine: Coroutine[Any, Any, _T]) -> _T:

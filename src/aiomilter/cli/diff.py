@@ -20,7 +20,7 @@ from rich.text import Text
 from aiomilter.app.mta.content import Content
 from aiomilter.app.mta.delivery import Delivery
 from aiomilter.app.mta.envelope import Envelope
-from aiomilter.cli.console import printable
+from aiomilter.app.text import printable
 
 __all__ = ["diff_lines", "styled"]
 

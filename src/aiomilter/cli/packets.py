@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, assert_never
 
-from aiomilter.cli.console import printable
+from aiomilter.app.text import printable
 from aiomilter.errors import RemoteProtocolError
 from aiomilter.spec import (
     ALL_ACTIONS,

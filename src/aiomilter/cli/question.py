@@ -22,8 +22,8 @@ import click
 from aiomilter.app.mta.content import Content
 from aiomilter.app.mta.envelope import Client, Envelope, Path
 from aiomilter.app.mta.kind import Mta
-from aiomilter.app.text import encode_text
-from aiomilter.cli.console import CommandError, printable, quoted
+from aiomilter.app.text import encode_text, printable
+from aiomilter.cli.console import CommandError, quoted
 from aiomilter.session.mta import Offer
 from aiomilter.spec import ALL_ACTIONS, ALL_OPTIONS, VERSION, Actions, Options
 

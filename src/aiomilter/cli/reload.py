@@ -28,7 +28,8 @@ from watchfiles import (
     awatch,  # pyright: ignore[reportUnknownVariableType]  (names a type of trio)
 )
 
-from aiomilter.cli.console import CommandError, printable
+from aiomilter.app.text import printable
+from aiomilter.cli.console import CommandError
 
 __all__ = ["reload_on_change"]
 

@@ -11,16 +11,10 @@ from typing import Any
 import click
 from rich.text import Text
 
-from aiomilter.cli.console import (
-    CommandError,
-    complain,
-    errors_as_sentences,
-    printable,
-    run_to_end,
-    stdout,
-)
-from aiomilter.cli.conversation import Difference, Outcome, replay_connection
+from aiomilter.app.text import printable
+from aiomilter.cli.console import CommandError, complain, errors_as_sentences, run_to_end, stdout
 from aiomilter.cli.packets import PacketCutter, describe
+from aiomilter.cli.playback import Difference, Outcome, replay_connection
 from aiomilter.cli.question import finite
 from aiomilter.cli.record import Entry, RecordReader
 from aiomilter.cli.view import packet_line

@@ -28,7 +28,8 @@ from aiomilter.app.mta.edits import (
 )
 from aiomilter.app.mta.outcome import Outcome, Step
 from aiomilter.app.reply import Reply
-from aiomilter.cli.console import printable, stdout
+from aiomilter.app.text import printable
+from aiomilter.cli.console import stdout
 from aiomilter.cli.diff import diff_lines, styled
 from aiomilter.cli.inquiry import Failure, Inquiry
 from aiomilter.cli.packets import readable

@@ -29,14 +29,8 @@ import click
 from aiomilter.aio.address import Address, parse_address
 from aiomilter.aio.config import Config
 from aiomilter.aio.listeners import Listener, open_listeners
-from aiomilter.cli.console import (
-    CommandError,
-    complain,
-    errors_as_sentences,
-    printable,
-    run_to_end,
-    stderr,
-)
+from aiomilter.app.text import printable
+from aiomilter.cli.console import CommandError, complain, errors_as_sentences, run_to_end, stderr
 from aiomilter.cli.listening import advice_about
 from aiomilter.cli.proxy import Counts, Proxy
 from aiomilter.cli.record import Entry, Header, RecordWriter

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from aiomilter.cli.console import printable, stdout
+from aiomilter.app.text import printable
+from aiomilter.cli.console import stdout
 from aiomilter.cli.packets import Description, End, describe, readable
 from aiomilter.cli.record import Entry
 from aiomilter.spec import REPLY_BY_LETTER, ReplyKind

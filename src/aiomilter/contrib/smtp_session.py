@@ -325,7 +325,7 @@ def _words(answer: Answer) -> str:
     """Return a refusal as SMTP says it; lines are parted by CRLF."""
     if answer.reply is None:
         return _REFUSALS[answer.status]
-    return answer.reply.encode().replace(b"%%", b"%").decode("utf-8", "replace")
+    return answer.reply.text
 
 
 def _remove(milter: _Milter, milters: list[_Milter]) -> None:

@@ -9,8 +9,9 @@ Rules of this file (``trans_ok`` and ``mi_engine`` in libmilter's ``engine.c``):
 - What does not fit even then is swallowed: no handler, no answer, and the session stays in HELO.
 - Here the skippable stages are those of one connection; libmilter shares them between all
   connections of the process.
-- A message need not have any header, so that this stage may always be stepped over. libmilter
-  swallows the rest of a message without headers if the milter wants headers but not their end.
+- Where the rest of a message would be swallowed only because it has no header, that stage is
+  stepped over as well: a message need not have any. libmilter swallows it if the milter wants
+  headers but not their end, and the MTA waits.
 - An unknown SMTP command inside a message leaves the message where it is; in libmilter it can
   leave the rest of the message unanswered, and the MTA waiting.
 """
@@ -66,6 +67,8 @@ def _move(state: State, target: State, unwanted: frozenset[State]) -> int:
         return PROCESS
     if can_reach(State.HELO, target, unwanted):
         return ABORTS if in_message else PROCESS
+    if in_message and can_reach(state, target, unwanted | {State.HEADER}):
+        return PROCESS
     return ABORTS_AND_SWALLOWS if in_message else SWALLOW
 
 
@@ -80,7 +83,6 @@ def moves_for(skippable: int) -> tuple[bytes, ...]:
         One row of 256 moves a state. Macro packets are always `PROCESS`.
     """
     unwanted = frozenset(target for bit, target in _STATE_OF_NO_OPTION.items() if skippable & bit)
-    unwanted |= {State.HEADER}
     rows: list[bytes] = []
     for state in State:
         row = bytearray([NOT_A_COMMAND]) * 256

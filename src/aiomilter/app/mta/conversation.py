@@ -36,8 +36,8 @@ from aiomilter.app.mta.kind import Mta
 from aiomilter.app.mta.macros import MacroSource
 from aiomilter.app.mta.outcome import Answer, Outcome, RecipientResult, Step
 from aiomilter.app.reply import Reply
-from aiomilter.app.text import encode_text
-from aiomilter.errors import LocalProtocolError, escape
+from aiomilter.app.text import encode_line, encode_text, printable
+from aiomilter.errors import LocalProtocolError
 from aiomilter.session.mta import MtaSession, Offer
 from aiomilter.session.status import Status
 from aiomilter.spec import COMMAND_BY_LETTER, Options
@@ -131,7 +131,7 @@ class Conversation:
     def helo(self, name: str | None = None) -> Steps[Answer]:
         """Tell what the client says at HELO or EHLO."""
         name = name if name is not None or self._client is None else self._client.helo
-        command = commands.Helo(_encode_line(name or "", "HELO"))
+        command = commands.Helo(encode_line(name or "", "HELO"))
         self._greeted = True
         if self._decision is not None and self._decision[0] == "helo":
             self._decision = None
@@ -142,7 +142,7 @@ class Conversation:
 
     def unknown(self, command: str) -> Steps[Answer]:
         """Tell of an SMTP command that the MTA does not know."""
-        return (yield from self._ask(commands.Unknown(_encode_line(command, "a command")), command))
+        return (yield from self._ask(commands.Unknown(encode_line(command, "a command")), command))
 
     @property
     def heeds_quit_nc(self) -> bool:
@@ -230,7 +230,7 @@ class Conversation:
         """
         if not self.session.options & Options.LEADING_SPACE:
             value = value.removeprefix(" ")
-        encoded = _encode_line(name, "the name of a header")
+        encoded = encode_line(name, "the name of a header")
         command = commands.Header(encoded, encode_text(value, "a header"))
         return (yield from self._ask(command, f"{name}: {value.strip()}"))
 
@@ -392,7 +392,7 @@ class Conversation:
         if was_sent:
             self._last = letter if answer.status is Status.CONTINUE else b""
         stage = COMMAND_BY_LETTER[letter[0]].name
-        self.steps.append(Step(stage, _one_line(argument), was_sent, is_answered, answer))
+        self.steps.append(Step(stage, printable(argument), was_sent, is_answered, answer))
         return self._heed_skip(letter, answer)
 
     def _macros_ahead_of(self, letter: bytes) -> commands.Macro | None:
@@ -454,19 +454,3 @@ class Conversation:
 def _is_about_one_recipient(answer: Answer) -> bool:
     is_end = answer.reply is not None and answer.reply.code == _HANGS_UP
     return answer.is_refusal and not is_end
-
-
-def _encode_line(text: str, what: str) -> bytes:
-    if any(char in "\r\n\0" for char in text):
-        raise ValueError(f"{what} has no CR, LF or NUL: {escape(text)}")
-    return encode_text(text, what)
-
-
-def _one_line(text: str) -> str:
-    """Return text with its control characters, and bytes that are no text, visible."""
-    return "".join(char if char.isprintable() else _escape(char) for char in text)
-
-
-def _escape(char: str) -> str:
-    is_byte = "\udc80" <= char <= "\udcff"
-    return f"\\x{ord(char) - 0xDC00:02x}" if is_byte else escape(char)[1:-1]

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
 from aiomilter.app.mta.kind import Mta
-from aiomilter.app.text import encode_text
-from aiomilter.errors import escape
+from aiomilter.app.text import encode_line, encode_text
 from aiomilter.wire.commands import Connect
 
 __all__ = ["Client", "Envelope", "Path"]
@@ -28,8 +27,7 @@ class Path:
 
     def __init__(self, address: str, *params: str) -> None:
         for text in (address, *params):
-            if any(char in "\r\n\0" for char in text):
-                raise ValueError(f"CR, LF or NUL in the envelope: {ascii(text)[:80]}")
+            encode_line(text, "an address or parameter of the envelope")
         bracketed = address if address.startswith("<") else f"<{address}>"
         object.__setattr__(self, "address", bracketed)
         object.__setattr__(self, "params", params)
@@ -95,9 +93,7 @@ class Client:
         if not 0 <= self.port <= 0xFFFF:
             raise ValueError(f"the client's port is from 0 to 65535, not {self.port}")
         for text in (self.hostname, self.helo, self.address or ""):
-            if any(char in "\r\n\0" for char in text):
-                raise ValueError(f"CR, LF or NUL in a name of the client: {escape(text)}")
-            encode_text(text, "a name of the client")
+            encode_line(text, "a name of the client")
 
     @property
     def is_ipv6(self) -> bool:

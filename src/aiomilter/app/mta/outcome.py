@@ -123,7 +123,11 @@ class Outcome:
 
     @property
     def refused_recipients(self) -> tuple[str, ...]:
-        """The addresses of the recipients that were refused."""
+        """The addresses of the recipients that were refused, in angle brackets.
+
+        For people and tests. Whom to deliver to is in `envelope`, which also tells two recipients
+        of the same address apart.
+        """
         return tuple(
             result.recipient.address for result in self.recipients if result.answer.is_refusal
         )
