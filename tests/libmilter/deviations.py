@@ -318,7 +318,9 @@ def _without_headers(step: Step) -> bool:
     if not _leaves_out(step.plan, "eoh", Options.NO_EOH):
         return False
     is_swallowed = not step.theirs.output and not without_hooks(step.theirs.events)
-    return is_swallowed and step.theirs.closed == step.ours.closed
+    # What is not swallowed is looked at: a piece of the body without a byte ends the connection.
+    is_malformed = step.letter == b"B" and not step.payload
+    return is_swallowed and not step.theirs.closed and step.ours.closed == is_malformed
 
 
 RULES: dict[str, Callable[[Step], bool]] = {
