@@ -16,7 +16,7 @@ PYTEST := $(BIN)/pytest --numprocesses=auto --dist=loadgroup
 .DEFAULT_GOAL := help
 # The order of `make test` is its point: quick checks first.
 .NOTPARALLEL:
-.PHONY: help demo test lint types format unit integration fidelity docs docs-serve fuzz lock record clean env test-deps check
+.PHONY: help demo test lint types format unit integration mta captures fidelity docs docs-serve fuzz lock record clean env test-deps check
 
 help:  ## List the verbs
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,13 @@ unit: env  ## Run the tests that need neither a mail server nor libmilter
 integration: test-deps env  ## Run the tests against a real Postfix and libmilter
 	@$(PYTEST) tests/integration tests/libmilter $(ARGS)
 
+mta: test-deps env  ## Run all cases with a real Postfix and Sendmail, and load; print the table
+	@$(PYTEST) --results tests/integration/test_cases.py tests/integration/test_load.py $(ARGS)
+
+captures: test-deps env  ## Record the packets of all cases anew, into tests/captures
+	@rm -rf tests/captures/postfix tests/captures/sendmail
+	@$(PYTEST) --record-captures tests/integration/test_cases.py $(ARGS)
+
 fidelity: test-deps env  ## Compare 200,000 generated sessions with libmilter (some minutes)
 	@$(BIN)/python -m tests.libmilter.fidelity $(ARGS)
 
@@ -72,7 +79,7 @@ record: test-deps env  ## Record the sessions of tests/conformance/catalogue on 
 
 clean:  ## Remove all that these verbs have made
 	@rm -rf .venv .nox .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \
-	    .import_linter_cache .hypothesis docs/_build fuzz/.work build dist
+	    .import_linter_cache .hypothesis docs/_build fuzz/.work build dist .sendmail .sendmail.new
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 env:

@@ -29,8 +29,14 @@ async def no_unhandled_errors() -> AsyncIterator[list[dict[str, Any]]]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add what continuous integration asks for."""
+    """Add what continuous integration asks for, and what `make mta` and `make captures` do."""
     parser.addoption("--no-skips", action="store_true", help="a test that is skipped is a failure")
+    parser.addoption(
+        "--record-captures", action="store_true", help="record the packets of every case anew"
+    )
+    parser.addoption(
+        "--results", action="store_true", help="print the table of all cases, and write its page"
+    )
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -50,5 +56,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         totals.update(
             {name: value for name, value in report.user_properties if isinstance(value, int)}
         )
+        for name, value in report.user_properties:
+            if name == "summary":
+                terminalreporter.write_line(str(value))
     for name, total in sorted(totals.items()):
         terminalreporter.write_line(f"{name}: {total}")

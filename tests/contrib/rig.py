@@ -12,8 +12,8 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from aiomilter import EomActions, Milter, Server
 from aiomilter.contrib.aiosmtpd import FilteredEnvelope, MilterHandler
+from aiomilter.testing.servers.smtp import SmtpClient
 from tests.aio.serving import Recorder, recorder, serving
-from tests.integration.smtp import SmtpClient
 
 __all__ = ["HOSTNAME", "MESSAGE", "Decider", "Inbox", "Rig", "address_of", "decider", "listening"]
 

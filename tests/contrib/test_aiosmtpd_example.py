@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from aiomilter import Config, EomActions, Milter, Server, Status
+from aiomilter.testing.servers.smtp import SmtpClient
 from tests.contrib.rig import MESSAGE, address_of
-from tests.integration.smtp import SmtpClient
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 20.0

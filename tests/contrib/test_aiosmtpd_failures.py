@@ -12,10 +12,10 @@ import pytest
 
 from aiomilter.contrib.aiosmtpd import MilterHandler
 from aiomilter.mta import Timeouts
+from aiomilter.testing.servers.ports import ReservedPort
+from aiomilter.testing.servers.smtp import SmtpClient, SmtpReply
 from tests.aio.serving import serving
 from tests.contrib.rig import MESSAGE, Inbox, address_of, decider, listening
-from tests.integration.ports import ReservedPort
-from tests.integration.smtp import SmtpClient, SmtpReply
 from tests.packets import packet
 
 POLICIES: list[tuple[Literal["tempfail", "accept", "reject"], SmtpReply]] = [

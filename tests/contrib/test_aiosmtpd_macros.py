@@ -16,9 +16,9 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from aiomilter import EomActions, Milter, SocketInfo, macros
 from aiomilter.contrib.aiosmtpd import MilterHandler, _tls_macros
+from aiomilter.testing.servers.smtp import SmtpClient
 from tests.aio.serving import serving
 from tests.contrib.rig import HOSTNAME, MESSAGE, Inbox, Rig, address_of
-from tests.integration.smtp import SmtpClient
 
 TLS = ("{tls_version}", "{cipher}", "{cipher_bits}")
 AUTH = ("{auth_type}", "{auth_authen}")

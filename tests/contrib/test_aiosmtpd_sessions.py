@@ -12,10 +12,10 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from aiomilter import ConfigError, EomActions, Status
 from aiomilter.contrib.aiosmtpd import MilterHandler
+from aiomilter.testing.servers.ports import ReservedPort
+from aiomilter.testing.servers.smtp import SmtpClient
 from tests.aio.serving import serving, until_true
 from tests.contrib.rig import HOSTNAME, MESSAGE, Inbox, Rig, address_of, decider
-from tests.integration.ports import ReservedPort
-from tests.integration.smtp import SmtpClient
 
 MESSAGE_EVENTS = ["mail", "rcpt", "data", "header", "header", "eoh", "body", "eom"]
 

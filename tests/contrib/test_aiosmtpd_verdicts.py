@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from aiomilter import Reply, Status
+from aiomilter.testing.servers.smtp import SmtpClient, SmtpReply
 from tests.contrib.rig import MESSAGE, Rig, decider
-from tests.integration.smtp import SmtpClient, SmtpReply
 
 STAGES = ["connect", "helo", "mail", "rcpt", "data", "header", "eoh", "body", "eom"]
 SESSION_STAGES = ["connect", "helo"]

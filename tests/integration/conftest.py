@@ -1,15 +1,19 @@
 """One sink and one Postfix for all tests of a worker, and room for a milter between them."""
 
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
+from aiomilter.testing.servers import load_cases
+from aiomilter.testing.servers.ports import ReservedPort
+from aiomilter.testing.servers.postfix import Postfix
+from aiomilter.testing.servers.sink import Sink
 from tests.integration.journal import Journal
-from tests.integration.ports import ReservedPort
-from tests.integration.postfix import Postfix
+from tests.integration.results import PAGE, outcomes_of, page, table, versions_of
 from tests.integration.rig import Rig
-from tests.integration.sink import Sink
 
+CASES = Path(__file__).parent / "cases"
 LOG_LINES = 12
 """Enough for a session."""
 
@@ -52,3 +56,23 @@ def pytest_runtest_makereport(
             ("Postfix log", "\n".join(rig.postfix.log_text().splitlines()[-LOG_LINES:]))
         )
     return report
+
+
+@pytest.fixture(scope="session")
+def sendmail_root() -> Path:
+    """Where the packages of Sendmail are unpacked."""
+    return Path(__file__).resolve().parents[2] / ".sendmail"
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print the table of all cases, and write it into the documentation, if that was asked for."""
+    if not config.getoption("--results"):
+        return
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    cases = load_cases(CASES)
+    outcomes, versions = outcomes_of(reports), versions_of(reports)
+    for line in table(cases, outcomes, versions):
+        terminalreporter.write_line(line)
+    PAGE.write_text(page(cases, outcomes, versions), encoding="utf-8")

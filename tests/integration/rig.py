@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Self
 
 from aiomilter import Config, Milter, Server
-from tests.integration.postfix import Postfix
-from tests.integration.sink import Delivery, Sink
-from tests.integration.smtp import SmtpClient, SmtpReply
+from aiomilter.testing.servers.postfix import Postfix
+from aiomilter.testing.servers.sink import Delivery, Sink
+from aiomilter.testing.servers.smtp import SmtpClient, SmtpReply
 
-__all__ = ["BRIEF_CONTENT_TIMEOUT_S", "CONFIG", "Rig"]
+__all__ = ["CONFIG", "Rig"]
 
 # Postfix's daemons connect as user postfix, the tests run as root.
 CONFIG = Config(unix_mode=0o660, unix_group="postfix")
-
-BRIEF_CONTENT_TIMEOUT_S = 1
-"""How long the listener ``brief`` waits for an answer to the end of a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +27,6 @@ class Rig:
     - ``plain`` consults nobody.
     - ``unix`` consults a milter on a unix socket, as mail from sendmail(1) does.
     - ``inet`` consults a milter on a TCP port.
-    - ``brief`` is ``unix`` with little patience at the end of a message.
 
     Attributes:
         postfix: The running Postfix.
@@ -51,19 +47,15 @@ class Rig:
             sink: The sink that it was made for.
             milter_port: A loopback port that nobody else takes.
         """
-        unix = f"unix:{postfix.directory}/milter.sock"
+        unix = postfix.milter_address
         settings = {
-            "plain": {},
-            "unix": {"smtpd_milters": unix},
+            "plain": {"smtpd_milters": ""},
+            "unix": {},
             "inet": {"smtpd_milters": f"inet:127.0.0.1:{milter_port}"},
-            "brief": {
-                "smtpd_milters": unix,
-                "milter_content_timeout": f"{BRIEF_CONTENT_TIMEOUT_S}s",
-            },
         }
-        postfix.start(settings, {"non_smtpd_milters": unix})
+        postfix.start(settings)
         inet = f"inet:{milter_port}@127.0.0.1"
-        return cls(postfix, sink, {"unix": unix, "brief": unix, "inet": inet})
+        return cls(postfix, sink, {"unix": unix, "inet": inet})
 
     @property
     def unix_path(self) -> Path:

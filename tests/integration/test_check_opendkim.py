@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aiomilter.cli.commands import aiomilter
-from tests.integration.ports import ReservedPort
+from aiomilter.testing.servers.ports import ReservedPort
 
 PATIENCE_S = 20
 MESSAGE = b"From: joe@example.com\nTo: b@example.org\nSubject: caf\xc3\xa9\n\nHello\n"

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.postfix import Postfix
-from tests.integration.postfix_config import REFUSED_RECIPIENT
-from tests.integration.processes import ProcessGroup
-from tests.integration.sink import Sink
-from tests.integration.smtp import SmtpClient, dot_stuffed
+from aiomilter.testing.servers.postfix import Postfix
+from aiomilter.testing.servers.postfix_config import REFUSED_RECIPIENT
+from aiomilter.testing.servers.processes import ProcessGroup
+from aiomilter.testing.servers.sink import Sink
+from aiomilter.testing.servers.smtp import SmtpClient, dot_stuffed
 
 pytestmark = pytest.mark.xdist_group("postfix")
 
@@ -100,7 +100,7 @@ def test_two_instances_live_side_by_side_and_leave_nothing_behind(sink: Sink) ->
 
 
 def test_a_missing_postfix_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.integration.postfix.POSTFIX", Path("/nowhere/postfix"))
+    monkeypatch.setattr("aiomilter.testing.servers.postfix.POSTFIX", Path("/nowhere/postfix"))
     with pytest.raises(RuntimeError, match="/nowhere/postfix is missing: install the Debian"):
         Postfix(25)
 

@@ -11,9 +11,9 @@ import pytest
 
 from aiomilter.contrib.aiosmtpd import MilterHandler
 from aiomilter.mta import Client, Content, Envelope, HeaderInserted, Mta, connect
+from aiomilter.testing.servers.smtp import SmtpClient
 from tests.contrib.rig import Inbox, listening
 from tests.integration.peers.opendkim import DOMAIN, SELECTOR, running_opendkim
-from tests.integration.smtp import SmtpClient
 
 pytestmark = pytest.mark.xdist_group("peers")
 

@@ -9,9 +9,9 @@ import pytest
 from aiomilter import Options, Reply, Status
 from aiomilter.contrib.aiosmtpd import MilterHandler
 from aiomilter.mta import Client, Envelope, HeaderAdded, HeaderChanged, Mta, connect
+from aiomilter.testing.servers.smtp import SmtpClient
 from tests.contrib.rig import Inbox, listening
 from tests.integration.peers.rspamd import running_rspamd
-from tests.integration.smtp import SmtpClient
 
 pytestmark = [pytest.mark.xdist_group("peers"), pytest.mark.timeout(120)]
 

@@ -1,4 +1,4 @@
-"""Mail of local users, and a milter that is a process of its own."""
+"""A milter that is a process of its own, started as its users do."""
 
 import asyncio
 import os
@@ -10,56 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from aiomilter import EomActions, Milter, SocketInfo
-from tests.integration.journal import Journal
+from aiomilter.testing.servers.smtp import SmtpClient
 from tests.integration.rig import Rig
-from tests.integration.smtp import SmtpClient
 
 pytestmark = pytest.mark.xdist_group("postfix")
 
 IPMILTER = Path(__file__).parents[2] / "examples" / "ipmilter.py"
 TIMEOUT_S = 15
-
-
-async def test_mail_from_sendmail_1_is_filtered(rig: Rig, journal: Journal) -> None:
-    class Observer(Milter):
-        async def on_connect(self, hostname: str, client: SocketInfo) -> None:
-            journal.note("connect", hostname, str(client.ip), client.port)
-
-        async def on_mail(self, sender: str, params: list[str]) -> None:
-            journal.note("mail", sender)
-
-        async def on_rcpt(self, recipient: str, params: list[str]) -> None:
-            journal.note("rcpt", recipient)
-
-        async def on_header(self, name: str, value: str) -> None:
-            if name == "Subject":
-                journal.note("subject", value)
-
-        async def on_body(self, chunk: bytes) -> None:
-            journal.note("body", chunk)
-
-        async def on_eom(self, actions: EomActions) -> None:
-            actions.add_header("X-Filtered", "yes")
-            actions.add_recipient("<archive@dst.example>")
-
-    async with rig.milter(Observer):
-        await rig.postfix.submit(
-            b"Subject: filtered submission\n\nhello\n", "root@src.example", ["b@dst.example"]
-        )
-        delivery = await rig.sink.wait_for("filtered submission")
-    assert journal.events == [
-        ("connect", "localhost", "127.0.0.1", 0),
-        # Here Postfix puts no brackets around the addresses.
-        ("mail", "root@src.example"),
-        ("rcpt", "b@dst.example"),
-        ("subject", "filtered submission"),
-        ("body", b"hello\r\n"),
-    ]
-    assert delivery.sender == "<root@src.example>"
-    assert delivery.recipients == ["<archive@dst.example>", "<b@dst.example>"]
-    assert b"X-Filtered: yes" in delivery.own_header_lines
-    assert delivery.body == b"hello\r\n"
 
 
 async def wait_until_listening(path: Path, process: asyncio.subprocess.Process) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from aiomilter import EomActions, Milter, Reply, Server, Status
+from aiomilter.testing.servers.smtp import SmtpClient
 from tests.integration.rig import Rig
-from tests.integration.smtp import SmtpClient
 
 pytestmark = pytest.mark.xdist_group("postfix")
 

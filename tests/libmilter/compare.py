@@ -17,7 +17,8 @@ from dataclasses import dataclass, field, replace
 
 from tests.libmilter.aiomilter_side import Run
 from tests.libmilter.deviations import OTHER_WORDS, RULES, Step, hooks, without_hooks
-from tests.libmilter.plan import Event, Plan, Send, StepOutcome
+from tests.libmilter.plan import DISCARD, Event, Plan, Send, StepOutcome
+from tests.packets import split_packets
 
 __all__ = ["Comparison", "DifferenceError", "compare", "compare_in_all"]
 
@@ -57,6 +58,8 @@ def compare(
     sent_macros: set[tuple[bytes, bytes]] = set()
     sent_in_message: set[tuple[bytes, bytes]] = set()
     counts: dict[str, int] = {}
+    refusal_of_data = b""
+    is_discarded = False
     for number, (send, reference) in enumerate(zip(sends, theirs, strict=True)):
         step = Step(
             plan,
@@ -67,7 +70,11 @@ def compare(
             reference,
             earlier_macros,
             counts,
+            refusal_of_data,
+            is_discarded and run.before[number].message_is_open,
         )
+        is_discarded = _is_discarded_after(step)
+        refusal_of_data = _refusal_after(step)
         comparison.steps += 1
         begins = run.messages[number] > (run.messages[number - 1] if number else 0)
         if send.data[4:5] == b"E" and not run.before[number].message_is_open:
@@ -96,6 +103,20 @@ def compare(
             sent_in_message |= sent_macros
         sent_macros |= _macros_in(send.data)
     return comparison
+
+
+def _refusal_after(step: Step) -> bytes:
+    """Return with what DATA was refused, after a step; empty if it was not, or no longer counts."""
+    if step.letter == b"T" and step.ours.output:
+        verdict = split_packets(step.ours.output)[-1]
+        return step.ours.output if verdict[:1] in (b"r", b"t", b"y") else b""
+    return b"" if step.letter in (b"M", b"A", b"K", b"O") else step.refusal_of_data
+
+
+def _is_discarded_after(step: Step) -> bool:
+    event = step.decisive
+    is_discard = event is not None and (event.callback, event.result) == ("envrcpt", DISCARD)
+    return step.is_discarded or (is_discard and "envrcpt" not in step.no_reply)
 
 
 def compare_in_all(ours: Sequence[StepOutcome], theirs: Sequence[StepOutcome]) -> None:

@@ -73,6 +73,10 @@ class Step:
     theirs: StepOutcome
     earlier_macros: set[tuple[bytes, bytes]]
     counts: dict[str, int]
+    refusal_of_data: bytes
+    """The packet with which DATA was refused, if the message has not ended otherwise since."""
+    is_discarded: bool
+    """DISCARD was answered at RCPT of the message that is open."""
 
     @property
     def letter(self) -> bytes:
@@ -130,7 +134,8 @@ class Step:
             extra.remove(hook)
         for hook in extra:
             # An abort without a message, or the second one for the same message.
-            if hook == "abort" and self.before.message_is_open and "abort" not in ours:
+            is_due = self.before.message_is_open and not self.is_discarded
+            if hook == "abort" and is_due and "abort" not in ours:
                 return False
             # A close of a session that has not begun.
             if hook == "close" and self.before.is_started:
@@ -206,7 +211,28 @@ def _progress_first(step: Step) -> bytes:
     return _join([*progress, *(packet for packet in packets if packet != b"p")])
 
 
+def _no_verdict_on_a_message(step: Step) -> bytes:
+    """D35: ACCEPT and DISCARD of an unknown command outside of a message are no verdict."""
+    if step.letter != b"U" or step.before.message_is_open:
+        return step.theirs.output
+    event = step.decisive
+    if event is None or event.callback != "unknown" or event.result not in (ACCEPT, DISCARD):
+        return step.theirs.output
+    return b"\0\0\0\x01c"
+
+
+def _refused_again(step: Step) -> bytes:
+    """D34: RCPT and DATA after a refusal at DATA are refused as well; swallowed there."""
+    if step.letter not in (b"R", b"T") or not step.refusal_of_data or step.before.message_is_open:
+        return step.theirs.output
+    # Nothing is due where no reply was agreed on.
+    is_swallowed = not step.theirs.output and not step.theirs.events and not step.theirs.closed
+    return step.refusal_of_data if is_swallowed and step.ours.output else step.theirs.output
+
+
 OTHER_WORDS: dict[str, Callable[[Step], bytes]] = {
+    "D34": _refused_again,
+    "D35": _no_verdict_on_a_message,
     "D17": _without_refused,
     "D18": _percent_doubled,
     "D24": _last_line_ended,
@@ -323,6 +349,16 @@ def _without_headers(step: Step) -> bool:
     return is_swallowed and not step.theirs.closed and step.ours.closed == is_malformed
 
 
+def _macros_of_the_next_message(step: Step) -> bool:
+    """D36: macros of a MAIL that is not wanted, in a message: it was given up; nothing there."""
+    if step.letter != b"D" or step.payload[:1] != b"M" or not step.before.message_is_open:
+        return False
+    if not _leaves_out(step.plan, "envfrom", Options.NO_MAIL):
+        return False
+    is_silent = not step.theirs.output and not step.theirs.events and not step.theirs.closed
+    return is_silent and not step.ours.output and not step.ours.closed
+
+
 RULES: dict[str, Callable[[Step], bool]] = {
     "D10": _unknown_in_message,
     "D4": _verdict_on_last_piece,
@@ -334,6 +370,7 @@ RULES: dict[str, Callable[[Step], bool]] = {
     "D6": _stored_reply,
     "D20": _too_early,
     "D33": _without_headers,
+    "D36": _macros_of_the_next_message,
 }
 
 

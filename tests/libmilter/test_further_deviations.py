@@ -6,13 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.conformance.catalogue.sessions import reacting
+from tests.libmilter.deviations import without_hooks
 from tests.libmilter.libmilter import LibmilterHost
 from tests.libmilter.plan import (
+    ACCEPT,
     CALLBACKS,
     CONTINUE,
+    DISCARD,
     NOREPLY,
     REJECT,
     SKIP,
+    TEMPFAIL,
     Call,
     Plan,
     Script,
@@ -29,6 +34,7 @@ from tests.libmilter.test_deviations import (
     run_both,
 )
 from tests.packets import (
+    ABORT,
     BODY,
     CONNECT,
     DATA,
@@ -48,6 +54,12 @@ from tests.packets import (
     packet,
 )
 
+PLAIN_VERDICT = {
+    REJECT: packet("r"),
+    TEMPFAIL: packet("t"),
+    ACCEPT: packet("a"),
+    DISCARD: packet("d"),
+}
 ADDED_HEADER = b"\0\0\0\x07hX-A\0v\0"
 ADD_HEADER = Call.of("addheader", b"X-A", b"v")
 ALL_BUT_NEGOTIATE = dict.fromkeys(CALLBACKS[1:], Script())
@@ -310,4 +322,39 @@ def test_d33_a_message_without_headers_comes_to_its_end(host: LibmilterHost) -> 
     assert aiomilter.output == libmilter.output + 2 * CONTINUED
     with_header = ENVELOPE + packet("L", b"A\0b\0") + packet("E")
     libmilter, aiomilter = run_both(host, plan, OPENING + with_header)
+    assert aiomilter.output == libmilter.output
+
+
+@pytest.mark.parametrize("verdict", [REJECT, TEMPFAIL])
+def test_d34_what_follows_a_refusal_of_data_is_refused(host: LibmilterHost, verdict: int) -> None:
+    plan = reacting({"data": Script.always(verdict)})
+    message = OPENING + MAIL + RCPT + DATA
+    libmilter, aiomilter = run_both(host, plan, message + DATA + RCPT + ABORT + MAIL)
+    refusal = PLAIN_VERDICT[verdict]
+    assert libmilter.output.count(refusal) == 1
+    assert aiomilter.output.count(refusal) == 3
+    assert aiomilter.output == libmilter.output.replace(refusal, 3 * refusal)
+    assert without_hooks(aiomilter.events) == without_hooks(libmilter.events)
+
+
+@pytest.mark.parametrize("verdict", [ACCEPT, DISCARD])
+def test_d35_there_is_no_verdict_on_a_message_that_has_not_begun(
+    host: LibmilterHost, verdict: int
+) -> None:
+    plan = reacting({"unknown": Script.always(verdict)})
+    libmilter, aiomilter = run_both(host, plan, OPENING + UNKNOWN)
+    assert libmilter.output.endswith(PLAIN_VERDICT[verdict])
+    assert aiomilter.output == libmilter.output[:-5] + CONTINUED
+    # In a message it is a verdict on that.
+    libmilter, aiomilter = run_both(host, plan, OPENING + MAIL + UNKNOWN)
+    assert aiomilter.output == libmilter.output
+
+
+def test_d36_macros_of_mail_end_a_message(host: LibmilterHost) -> None:
+    plan = Plan.of(("envrcpt", "eom", "abort"))
+    again = packet("D", b"Mi\0second\0") + RCPT + EOM
+    libmilter, aiomilter = run_both(host, plan, OPENING + RCPT + again)
+    assert [event.callback for event in libmilter.events] == ["envrcpt", "envrcpt", "eom"]
+    callbacks = [event.callback for event in aiomilter.events]
+    assert callbacks == ["envrcpt", "abort", "envrcpt", "eom"]
     assert aiomilter.output == libmilter.output

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from aiomilter.session.events import SessionEnd
+from aiomilter.session.events import MessageAborted, SessionEnd
 from aiomilter.session.macros import MacroStore
 from aiomilter.session.status import Status
 from aiomilter.spec import State
@@ -232,6 +232,17 @@ def test_macros_of_a_refused_message_are_gone_in_the_next() -> None:
     driver = negotiated(answers={Mail: verdicts}, then=CONNECT + HELO)
     assert driver.feed(macros("M", b"i", b"Q1") + MAIL + MAIL) == [b"r", b"c"]
     assert driver.session.macros.visible() == {}
+
+
+def test_macros_of_a_mail_that_is_not_wanted_end_the_message_and_are_the_next_ones() -> None:
+    # Sendmail says nothing else of a RSET to a milter that does not want MAIL.
+    driver = negotiated(stages=(State.RCPT,), then=CONNECT + HELO)
+    driver.feed(macros("M", b"i", b"Q1") + RCPT)
+    assert driver.feed(macros("M", b"i", b"Q2")) == []
+    assert isinstance(driver.events[-1], MessageAborted)
+    driver.feed(RCPT)
+    assert driver.session.macros.visible()[b"i"] == b"Q2"
+    assert [type(event) for event in driver.events].count(MessageAborted) == 1
 
 
 @pytest.mark.parametrize("value", [b"anne", b"bert"])

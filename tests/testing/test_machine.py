@@ -49,8 +49,8 @@ class Walker(Milter):
 
     async def on_rcpt(self, recipient: str, params: list[str]) -> Status | Reply | None:
         answer = self.answer(ends=False)
-        if answer is Status.ACCEPT:
-            # As in libmilter, anything else leaves the message open on the milter's side.
+        if answer in (Status.ACCEPT, Status.DISCARD):
+            # Verdicts on the message; anything else is one on this recipient.
             self.is_open = False
             self.decided += 1
         return answer

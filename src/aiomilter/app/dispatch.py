@@ -79,6 +79,7 @@ class Dispatcher:
         "_has_stray",
         "_has_warned",
         "_host",
+        "_is_discarded",
         "_message_failed",
         "_milter",
         "_policy",
@@ -155,9 +156,13 @@ class Dispatcher:
             else:
                 self._answer(handler, result)
             if kind is Rcpt:
+                # A verdict on the whole message, after which MTAs send an abort.
+                self._is_discarded |= result is Status.DISCARD and not handler.no_reply
                 self._note_recipient(handler, arguments, result)
         except _FaultError as fault:
             self._give_fault_answer(fault.answer)
+            if kind is Rcpt and fault.answer in (_CONTINUE, Status.ACCEPT):
+                self._note_recipient(handler, ARGUMENTS[kind](self._facts, event), None)
         except _GoneError:
             return
 
@@ -348,7 +353,8 @@ class Dispatcher:
             case MessageStart():
                 self._begin_message()
             case MessageAborted():
-                await self._run_hook("on_abort")
+                if not self._is_discarded:
+                    await self._run_hook("on_abort")
             case SessionStart():
                 self._begin_session()
             case SessionEnd():
@@ -387,10 +393,10 @@ class Dispatcher:
     def _end_session(self) -> None:
         self._milter = self._table = None
         self._handlers = {}
-        self._message_failed = False
+        self._message_failed = self._is_discarded = False
 
     def _begin_message(self) -> None:
-        self._message_failed = False
+        self._message_failed = self._is_discarded = False
         self._facts.begin_message()
         milter, table = self._milter, self._table
         if milter is None or table is None or not table.begins_messages:

@@ -15,13 +15,15 @@ import contextlib
 import itertools
 import socket
 import struct
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from aiomilter.aio.address import Address
 from aiomilter.aio.dial import dial
 from aiomilter.aio.line import Line
+from aiomilter.aio.listeners import Listener
 from aiomilter.cli.packets import End, PacketCutter, Piece
 from aiomilter.cli.record import Entry, Event
 from aiomilter.errors import MilterError
@@ -62,6 +64,21 @@ class Proxy:
         self._start = self._loop.time()
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(self, listener: Listener, backlog: int) -> asyncio.Server:
+        """Take the connections of MTAs from a listening socket, until what is returned is closed.
+
+        Args:
+            listener: Where MTAs connect; it stays the caller's.
+            backlog: How many connections may wait to be accepted.
+        """
+        if listener.sock.family != socket.AF_UNIX:
+            return await asyncio.start_server(self.accept, sock=listener.sock, backlog=backlog)
+        # Removing the path is the listener's.
+        keep: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+        return await asyncio.start_unix_server(
+            self.accept, sock=listener.sock, backlog=backlog, **keep
+        )
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take a connection from an MTA."""

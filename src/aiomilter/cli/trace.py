@@ -22,7 +22,6 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -190,7 +189,7 @@ class _Tracing:
         if self._printer is not None:
             self._printer.start(lambda: loop.call_soon_threadsafe(stop.set))
         proxy = Proxy(to, self._report)
-        servers = [await _serve(listener, proxy, backlog) for listener in listeners]
+        servers = [await proxy.serve(listener, backlog) for listener in listeners]
         for listener in listeners:
             stderr.print(f"listening on {printable(listener.label)}, forwarding to ", end="")
             stderr.print(printable(str(to)), markup=False)
@@ -211,16 +210,6 @@ class _Tracing:
             complain(f"connection {entry.connection}: {entry.detail}")
         elif self._printer is not None:
             self._printer.print(entry)
-
-
-async def _serve(listener: Listener, proxy: Proxy, backlog: int) -> asyncio.Server:
-    if listener.sock.family != socket.AF_UNIX:
-        return await asyncio.start_server(proxy.accept, sock=listener.sock, backlog=backlog)
-    # Removing the path is the listener's.
-    keep: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
-    return await asyncio.start_unix_server(
-        proxy.accept, sock=listener.sock, backlog=backlog, **keep
-    )
 
 
 class _Printer:

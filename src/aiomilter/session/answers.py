@@ -48,13 +48,15 @@ _PACKETS = {
 # Hot path: members of an enum as globals (an attribute of an enum class costs five times a
 # global) and states as plain integers.
 _CONTINUE, _ACCEPT = Status.CONTINUE, Status.ACCEPT
-_SKIP, _NOREPLY = Status.SKIP, Status.NOREPLY
-_HELO, _BODY, _EOM = int(State.HELO), int(State.BODY), int(State.EOM)
+_DISCARD, _SKIP, _NOREPLY = Status.DISCARD, Status.SKIP, Status.NOREPLY
+_HELO, _DATA, _BODY = int(State.HELO), int(State.DATA), int(State.BODY)
+_EOM, _UNKNOWN = int(State.EOM), int(State.UNKNOWN)
 _SKIP_OPTION = int(Options.SKIP)
 
 _MANY_ANSWERS = 64
 """A client that sends many commands at once may have each answered with 32 lines."""
 
+_ON_A_MESSAGE = (Status.ACCEPT, Status.DISCARD)
 _PARTIAL_REFUSALS = (int(State.RCPT), int(State.UNKNOWN))
 """Where a refusal means the recipient or the command, and leaves the message as it is."""
 
@@ -95,6 +97,7 @@ class AnsweringSession:
         "_owed",
         "_queue",
         "_refusal",
+        "_refusal_of_data",
         "_skipped",
         "_spares_message",
         "_state",
@@ -121,6 +124,8 @@ class AnsweringSession:
         self._skipped = 0
         self._owed: tuple[Status, bytes] | None = None
         self._refusal: bytes | None = None
+        # What a refusal at DATA was: the client may ask once more.
+        self._refusal_of_data: bytes | None = None
         # Stages that the milter does not want are not shown to it, but MTAs send their macros.
         self._is_announced = False
         self._spares_message = False
@@ -225,8 +230,24 @@ class AnsweringSession:
         if not self._options & no_reply or not self._offered_options & no_reply:
             self._out.append(_CONTINUE_PACKET)
 
+    def _refuse_again(self, no_reply: int) -> bool:
+        """Refuse a command of a message that was refused at DATA; return whether it was.
+
+        The client may go on with that message. libmilter swallows what comes then, and the MTA
+        gives the milter up: a client that sends DATA twice would be unfiltered from then on.
+        """
+        if self._refusal_of_data is None:
+            return False
+        if not self._options & no_reply or not self._offered_options & no_reply:
+            self._out.append(self._refusal_of_data)
+        return True
+
     def _conclude(self, target: int, status: Status, packet: bytes) -> None:
         """Send a verdict on the command of the state ``target``, and draw its consequences."""
+        if target == _UNKNOWN and not self._message_is_open and status in _ON_A_MESSAGE:
+            # There is no message that this could be a verdict on. Sent all the same, as libmilter
+            # does, ACCEPT makes Postfix's smtpd panic, and DISCARD loses the next message.
+            packet = _CONTINUE_PACKET
         self._out.append(packet)
         if status is _CONTINUE:
             if target == _EOM:
@@ -235,9 +256,12 @@ class AnsweringSession:
             self._state = _HELO
             self._end_message()
             self._owed = None
+            if target == _DATA and status is not _ACCEPT and status is not _DISCARD:
+                self._refusal_of_data = packet
 
     def _begin_message(self) -> None:
         self._message_is_open = True
+        self._refusal_of_data = None
         self.macros.begin_message()
 
     def _end_message(self, next_has_macros: bool = False) -> None:

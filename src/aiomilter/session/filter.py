@@ -23,7 +23,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from aiomilter.errors import LocalProtocolError, RemoteProtocolError
 from aiomilter.session.answers import AnsweringSession
@@ -45,6 +45,7 @@ from aiomilter.session.negotiation import (
     options_without,
     read_offer,
 )
+from aiomilter.session.stages import STAGES, EventWithAnswer, Stage
 from aiomilter.session.states import (
     ABORTS,
     ABORTS_AND_SWALLOWS,
@@ -56,23 +57,14 @@ from aiomilter.session.status import Status
 from aiomilter.spec import (
     COMMAND_BY_LETTER,
     COMMANDS,
-    MACRO_SLOTS,
     MAX_PAYLOAD_BYTES,
     MAX_PAYLOAD_BYTES_BEFORE_NEGOTIATION,
+    Options,
     State,
 )
 from aiomilter.wire.commands import (
     Body,
-    Connect,
-    Data,
-    EndOfHeaders,
-    EndOfMessage,
-    Header,
-    Helo,
-    Mail,
     OfferOptions,
-    Rcpt,
-    Unknown,
 )
 from aiomilter.wire.framing import PacketReader
 
@@ -82,58 +74,12 @@ __all__ = ["FilterSession"]
 _INIT, _HELO = int(State.INIT), int(State.HELO)
 _MAIL, _BODY = int(State.MAIL), int(State.BODY)
 _EOM, _UNKNOWN = int(State.EOM), int(State.UNKNOWN)
-_ABORT_LETTER, _QUIT_LETTER, _HELO_LETTER, _MACRO_LETTER = b"AQHD"
+_ABORT_LETTER, _QUIT_LETTER, _HELO_LETTER, _MAIL_LETTER, _MACRO_LETTER = b"AQHMD"
+_NO_MAIL = int(Options.NO_MAIL)
 _MACROS_OF_MESSAGE = b"RTLNBE"
 _TEMPFAIL = Status.TEMPFAIL
 
 _NO_STAGE_OPTIONS = int(sum(row.no_option for row in COMMANDS if row.no_option is not None))
-
-_EventWithAnswer = (
-    Connect | Helo | Mail | Rcpt | Data | Header | EndOfHeaders | Body | EndOfMessage | Unknown
-)
-
-
-class _Stage(NamedTuple):
-    """A row of `spec.COMMANDS` as the hot path wants it."""
-
-    target: int
-    handled_bit: int
-    needs_payload: bool
-    decode: Callable[[bytes], _EventWithAnswer]
-    no_reply: int
-    first_macro_slot_to_clear: int
-
-
-_DECODE: dict[int, Callable[[bytes], _EventWithAnswer]] = {
-    ord("C"): Connect.decode,
-    ord("H"): Helo.decode,
-    ord("M"): Mail.decode,
-    ord("R"): Rcpt.decode,
-    ord("T"): Data.decode,
-    ord("L"): Header.decode,
-    ord("N"): EndOfHeaders.decode,
-    ord("B"): Body.decode,
-    ord("U"): Unknown.decode,
-}
-
-
-def _stage(letter: int) -> _Stage:
-    row = COMMAND_BY_LETTER[letter]
-    assert row.target is not None
-    # CONNECT, HELO, MAIL and RCPT clear the macros of the stages behind them.
-    clears = MACRO_SLOTS[letter] + 1 if letter in b"CHMR" else 0
-    return _Stage(
-        int(row.target),
-        1 << row.target,
-        row.needs_payload,
-        _DECODE[letter],
-        int(row.no_reply_option or 0),
-        clears,
-    )
-
-
-_STAGES: dict[int, _Stage] = {letter: _stage(letter) for letter in _DECODE}
-"""The commands that are an event with an answer and nothing else."""
 
 
 class FilterSession(AnsweringSession):
@@ -287,7 +233,8 @@ class FilterSession(AnsweringSession):
                 self.packets_received += 1
             letter, payload = packet
             if letter == _MACRO_LETTER:
-                self._receive_macros(payload)
+                if self._receive_macros(payload):
+                    return MessageAborted()
                 continue
             has_macros = self._macro_was_last
             self._macro_was_last = False
@@ -297,7 +244,7 @@ class FilterSession(AnsweringSession):
                 self._held = packet
                 return SessionStart()
             if move == PROCESS:
-                stage = _STAGES.get(letter)
+                stage = STAGES.get(letter)
                 if stage is None:
                     event = self._others[letter](self, payload)
                 else:
@@ -311,15 +258,15 @@ class FilterSession(AnsweringSession):
 
     # Commands
 
-    def _receive_command(self, stage: _Stage, letter: int, payload: bytes) -> Event | None:
-        """Process one of `_STAGES`; return its event, or None if it was answered here."""
+    def _receive_command(self, stage: Stage, letter: int, payload: bytes) -> Event | None:
+        """Process one of `STAGES`; return its event, or None if it was answered here."""
         target, bit, needs_payload, decode, no_reply, clear_from = stage
         if needs_payload and not payload:
             name = COMMAND_BY_LETTER[letter].name
             raise RemoteProtocolError(f"a {name} packet without payload")
         if clear_from:
             self.macros.clear_from(clear_from)
-        event: _EventWithAnswer | None = None
+        event: EventWithAnswer | None = None
         if self._handled & bit and not self._skipped & bit:
             if letter == _HELO_LETTER and payload[-1]:
                 # The one malformed payload that does not end the connection: libmilter's helo
@@ -360,19 +307,29 @@ class FilterSession(AnsweringSession):
             return MessageStart()
         return event
 
-    def _receive_macros(self, payload: bytes) -> None:
+    def _receive_macros(self, payload: bytes) -> bool:
+        """Keep macros; return whether they tell that the message in progress was given up."""
         if not payload:
             raise RemoteProtocolError("a macro packet without payload")
         self.macros.store(payload, self._macro_was_last)
         self._macro_was_last = True
+        # Where MAIL is not wanted, Sendmail says nothing at RSET either. All that it sends of the
+        # next message's beginning are the macros of MAIL.
+        is_unseen_mail = payload[0] == _MAIL_LETTER and self._options & _NO_MAIL > 0
+        is_next = is_unseen_mail and self._message_is_open
+        if is_next:
+            self._state = _HELO
+            self._end_message(next_has_macros=True)
         if payload[0] in _MACROS_OF_MESSAGE:
             self._is_announced = True
+        return is_next
 
     def _receive_offer(self, payload: bytes) -> Event | None:
         if not payload:
             raise RemoteProtocolError("a negotiate packet without payload")
         self._state = int(State.NEGOTIATION)
         self.macros.clear_from(0)
+        self._refusal_of_data = None
         self._offer = read_offer(OfferOptions.decode(payload))
         return self._offer
 
@@ -403,6 +360,7 @@ class FilterSession(AnsweringSession):
         # Postfix sends one after every message, finished or not: nothing to report then.
         del payload
         self._is_announced = self._spares_message = False
+        self._refusal_of_data = None
         self._state = int(State.ABORT)
         return self._abort_message()
 
@@ -417,7 +375,7 @@ class FilterSession(AnsweringSession):
         self._state = int(State.QUIT_NC)
         # The session that ends still sees its macros; the next one begins without any.
         self.macros = MacroStore()
-        self._owed = None
+        self._owed = self._refusal_of_data = None
         self._started = False
         return SessionEnd()
 
@@ -436,6 +394,8 @@ class FilterSession(AnsweringSession):
             self.close()
             return self._closing_event()
         if letter == _ABORT_LETTER:
+            return None
+        if letter in b"RT" and self._refuse_again(STAGES[letter].no_reply):
             return None
         return Ignored(COMMAND_BY_LETTER[letter].name, before, "it is out of order")
 

@@ -93,6 +93,8 @@ def _every_stage() -> Iterator[Session]:
     for stage in STAGES:
         for result, name in RESULT_NAMES.items():
             deviation = {NOREPLY: "D16", SKIP: "D11"}.get(result)
+            if stage == "unknown" and result in (ACCEPT, DISCARD):
+                deviation = "D35"
             yield Session(f"{stage}: {name}", _once(stage, result), _sends(stage), deviation)
         for result in _UNDEFINED:
             title = f"{stage}: the undefined result {result}"

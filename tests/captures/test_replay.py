@@ -1,0 +1,69 @@
+"""What real mail servers once sent, sent again: the milters answer and note the same."""
+
+from __future__ import annotations
+
+import itertools
+from operator import attrgetter
+from pathlib import Path
+
+import pytest
+
+from aiomilter.cli.playback import replay_connection
+from aiomilter.cli.record import Entry
+from aiomilter.testing.servers import Case, Mta, load_cases
+from aiomilter.testing.servers.comparison import compare_notes
+from aiomilter.testing.servers.notes import Notes
+from aiomilter.testing.servers.script import Script
+from aiomilter.testing.servers.serving import served
+from aiomilter.testing.servers.template import Pattern
+from tests.captures.store import HERE, captures, path_of, read_capture
+
+CASES = load_cases(HERE.parent / "integration" / "cases")
+RUNS = [(case, kind) for case in CASES for kind in case.servers]
+TIMEOUT_S = 10
+FILES = captures()
+
+
+def test_every_case_has_its_captures_and_there_are_no_others() -> None:
+    # `make captures` records what is missing here.
+    assert set(FILES) == {path_of(case, kind) for case, kind in RUNS}
+
+
+@pytest.mark.parametrize(
+    ("case", "kind"),
+    [pytest.param(case, kind, id=f"{case.name}-{kind.value}") for case, kind in RUNS],
+)
+async def test_replay(case: Case, kind: Mta, tmp_path: Path) -> None:
+    entries = read_capture(FILES[path_of(case, kind)])
+    address = f"unix:{tmp_path}/milter.sock"
+    notes = Notes(tmp_path / "notes")
+    script = Script(case, notes.add)
+    connections = by_connection(entries)
+    async with served(case, script, address, notes):
+        for connection in connections:
+            outcome = await replay_connection(
+                connection,
+                address,
+                timeout_s=TIMEOUT_S,
+                # Only there does anything depend on the pauses of the client.
+                keeps_time=case.path.parent.name == "time",
+            )
+            assert outcome.differences == []
+    expected = case.notes_of(kind)
+    if expected is None:
+        return
+    patterns, lines = [note.fill(script.names) for note in expected], notes.lines()
+    if any(one[-1].t > other[0].t for one, other in itertools.pairwise(connections)):
+        # They were open at the same time, and are replayed one after the other.
+        patterns.sort(key=Pattern.show)
+        lines.sort()
+    assert compare_notes(patterns, lines) == []
+
+
+def by_connection(entries: list[Entry]) -> list[list[Entry]]:
+    """Sort out what passed on each connection that reached the milter."""
+    entries = sorted(entries, key=attrgetter("connection"))
+    groups = itertools.groupby(entries, attrgetter("connection"))
+    connections = [list(group) for _, group in groups]
+    # The mail server also tries when the milter is dead, and then hears nothing at all.
+    return [one for one in connections if any(entry.sender == "mta" for entry in one)]
