@@ -69,7 +69,7 @@ async def test_a_missing_milter_costs_a_451(postfix: Postfix) -> None:
 @pytest.fixture
 def postfix_without_milters(sink: Sink) -> Iterator[Postfix]:
     """An instance that asks no milter about the mail of local users either."""
-    with Postfix(sink.port) as postfix:
+    with Postfix(sink.port, settings={"non_smtpd_milters": ""}) as postfix:
         postfix.start({"plain": {}})
         yield postfix
 

@@ -45,9 +45,19 @@ from pathlib import Path
 from aiomilter.app.mta.kind import Mta
 from aiomilter.testing.servers.template import CaseError, Template
 
-__all__ = ["Action", "Case", "Expected", "Section", "Settings", "Step", "load_case", "load_cases"]
+__all__ = [
+    "HANGS_UP",
+    "Action",
+    "Case",
+    "Expected",
+    "Section",
+    "Settings",
+    "Step",
+    "load_case",
+    "load_cases",
+]
 
-SUFFIX = ".case"
+_SUFFIX = ".case"
 
 _HEADING = re.compile(r"== *(?P<name>\w+)(?: +(?P<server>\w+))? *")
 _STEP = re.compile(r"(?P<who>C|S|do)(?: +(?P<server>\w+))?:(?: (?P<text>.*))?")
@@ -56,6 +66,7 @@ _SERVERS = {kind.value: kind for kind in Mta}
 _SECTIONS = frozenset({"settings", "milter", "message", "smtp", "delivered", "held", "notes"})
 _ONCE = frozenset({"settings", "milter", "message", "smtp"})
 HANGS_UP = "(hangs up)"
+"""What the server is expected to say where it closes the connection."""
 
 
 class Action(enum.Enum):
@@ -192,9 +203,9 @@ def load_cases(folder: Path) -> list[Case]:
     Raises:
         CaseError: One of them cannot be understood, or there is none.
     """
-    cases = [load_case(path) for path in sorted(folder.rglob(f"*{SUFFIX}"))]
+    cases = [load_case(path) for path in sorted(folder.rglob(f"*{_SUFFIX}"))]
     if not cases:
-        raise CaseError(f"{folder}: there is no case (*{SUFFIX}) in this folder")
+        raise CaseError(f"{folder}: there is no case (*{_SUFFIX}) in this folder")
     return cases
 
 

@@ -21,8 +21,8 @@ from aiomilter.testing.servers.server import HeldMessage, find_log_line
 
 __all__ = ["Postfix", "QueuedMessage"]
 
-POSTFIX = Path("/usr/sbin/postfix")
-TIMEOUT_S = 10
+_POSTFIX = Path("/usr/sbin/postfix")
+_TIMEOUT_S = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,8 @@ class Postfix:
         Raises:
             RuntimeError: Postfix is not installed, or this is not root.
         """
-        if not POSTFIX.exists():
-            raise RuntimeError(f"{POSTFIX} is missing: install the Debian package 'postfix'")
+        if not _POSTFIX.exists():
+            raise RuntimeError(f"{_POSTFIX} is missing: install the Debian package 'postfix'")
         if os.geteuid() != 0:
             raise RuntimeError(
                 "Postfix's master daemon only starts as root: run these tests as root"
@@ -119,7 +119,7 @@ class Postfix:
             [*self._tool("postfix"), "start"],
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_S,
+            timeout=_TIMEOUT_S,
             check=False,
         )
         if started.returncode != 0:
@@ -158,7 +158,7 @@ class Postfix:
             [*self._tool("postconf"), "-h", "mail_version"],
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_S,
+            timeout=_TIMEOUT_S,
             check=True,
         )
         return said.stdout.strip()
@@ -182,9 +182,9 @@ class Postfix:
         Raises:
             TimeoutError: There is none in time.
         """
-        return await find_log_line(self, pattern, TIMEOUT_S)
+        return await find_log_line(self, pattern, _TIMEOUT_S)
 
-    async def settle(self, timeout_s: float = TIMEOUT_S) -> None:
+    async def settle(self, timeout_s: float = _TIMEOUT_S) -> None:
         """Wait until the queue holds nothing but quarantined messages.
 
         Raises:
@@ -235,13 +235,13 @@ class Postfix:
         """
         # sendmail(1) alone names the configuration directory with -C.
         arguments = ["-C", str(self.config_directory), "-i", "-f", sender, *recipients]
-        await self._communicate([str(POSTFIX.with_name("sendmail")), *arguments], content)
+        await self._communicate([str(_POSTFIX.with_name("sendmail")), *arguments], content)
 
     async def _run(self, tool: str, *arguments: str) -> str:
         return await self._communicate([*self._tool(tool), *arguments], b"")
 
     def _tool(self, name: str) -> list[str]:
-        return [str(POSTFIX.with_name(name)), "-c", str(self.config_directory)]
+        return [str(_POSTFIX.with_name(name)), "-c", str(self.config_directory)]
 
     @staticmethod
     async def _communicate(command: list[str], data: bytes) -> str:
@@ -250,7 +250,7 @@ class Postfix:
             *command, stdin=pipe, stdout=pipe, stderr=pipe
         )
         try:
-            output, errors = await asyncio.wait_for(process.communicate(data), TIMEOUT_S)
+            output, errors = await asyncio.wait_for(process.communicate(data), _TIMEOUT_S)
         except TimeoutError:
             process.kill()
             await process.wait()

@@ -9,7 +9,7 @@ __all__ = ["REFUSED_RECIPIENT", "as_postfix_writes", "main_cf", "master_cf"]
 REFUSED_RECIPIENT = "refused@dst.example"
 """The one recipient that Postfix itself refuses."""
 
-MAIN_CF = """\
+_MAIN_CF = """\
 compatibility_level = 3.6
 config_directory = {directory}/conf
 queue_directory = {directory}/spool
@@ -76,7 +76,7 @@ milter_content_timeout = 10s
 """
 
 # No service runs in a chroot: a milter's unix socket is found under the path that was given.
-MASTER_CF = """\
+_MASTER_CF = """\
 pickup    unix  n - n 60    1 pickup
 cleanup   unix  n - n -     0 cleanup
 qmgr      unix  n - n 300   1 qmgr
@@ -105,7 +105,7 @@ def main_cf(directory: Path, sink_port: int, settings: Mapping[str, str]) -> str
         sink_port: The loopback port that takes all mail.
         settings: Further lines; they win over the ones here, as Postfix takes the last.
     """
-    base = MAIN_CF.format(
+    base = _MAIN_CF.format(
         directory=directory, sink=f"smtp:[127.0.0.1]:{sink_port}", refused=REFUSED_RECIPIENT
     )
     # Postfix takes the last of two lines for a name, and complains of it in every daemon's log. A
@@ -130,7 +130,7 @@ def master_cf(listeners: Mapping[int, Mapping[str, str]]) -> str:
         lines.append(f"127.0.0.1:{port} inet n - n - - smtpd\n")
         # The form with braces takes values with blanks.
         lines.extend(f"  -o {{ {name} = {value} }}\n" for name, value in options.items())
-    return "".join(lines) + MASTER_CF
+    return "".join(lines) + _MASTER_CF
 
 
 def as_postfix_writes(milter_address: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 __all__ = ["ProcessGroup"]
 
-PATIENCE_S = 5
+_PATIENCE_S = 5
 
 
 class ProcessGroup:
@@ -37,21 +37,23 @@ class ProcessGroup:
     def end(self) -> None:
         """Ask the leader to end, wait until the whole group has, and kill what does not."""
         watched = {
-            pid: descriptor for pid in self.members() if (descriptor := open_pidfd(pid)) is not None
+            pid: descriptor
+            for pid in self.members()
+            if (descriptor := _open_pidfd(pid)) is not None
         }
         try:
             if self.leader in watched:
                 signal.pidfd_send_signal(watched[self.leader], signal.SIGTERM)
             for descriptor in watched.values():
-                if not select.select([descriptor], [], [], PATIENCE_S)[0]:
+                if not select.select([descriptor], [], [], _PATIENCE_S)[0]:
                     signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-                    select.select([descriptor], [], [], PATIENCE_S)
+                    select.select([descriptor], [], [], _PATIENCE_S)
         finally:
             for descriptor in watched.values():
                 os.close(descriptor)
 
 
-def open_pidfd(pid: int) -> int | None:
+def _open_pidfd(pid: int) -> int | None:
     """Return a descriptor that is readable from the end of the process on, None if that was."""
     try:
         return os.pidfd_open(pid)

@@ -19,7 +19,7 @@ from aiomilter.testing.servers.case import Case
 from aiomilter.testing.servers.smtp import dot_stuffed
 from aiomilter.testing.servers.template import CaseError, Wildcard
 
-__all__ = ["DEFAULT_MESSAGE", "Script"]
+__all__ = ["DEFAULT_MESSAGE", "Script", "filler"]
 
 DEFAULT_MESSAGE = (
     b"From: a@src.example\r\n"

@@ -16,7 +16,7 @@ from typing import BinaryIO, Self, cast
 
 __all__ = ["Delivery", "Sink"]
 
-EXTENSIONS = (
+_EXTENSIONS = (
     b"PIPELINING",
     b"SIZE 104857600",
     b"8BITMIME",
@@ -25,11 +25,11 @@ EXTENSIONS = (
     b"ENHANCEDSTATUSCODES",
 )
 
-TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
+_TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 
 # Both name their queue id in the trace field: "by host (Postfix) with ESMTP id 4Xb2dF1Gz7z9", "by
 # host (8.17.1.9/8.17.1.9/Debian-2) with ESMTP id 5AMKAr5v001234".
-QUEUE_ID = re.compile(rb"by\s+\S+\s+\((?:Postfix|8\.)[^)]*\)\s+(?:with\s+\w+\s+)?id\s+(\w+)")
+_QUEUE_ID = re.compile(rb"by\s+\S+\s+\((?:Postfix|8\.)[^)]*\)\s+(?:with\s+\w+\s+)?id\s+(\w+)")
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class Delivery:
     @property
     def queue_id(self) -> str:
         """The queue id of the server that delivered it, from its trace field; may be empty."""
-        found = QUEUE_ID.search(self.content)
+        found = _QUEUE_ID.search(self.content)
         return found[1].decode() if found else ""
 
     @property
@@ -66,7 +66,7 @@ class Delivery:
     @property
     def own_header_lines(self) -> list[bytes]:
         """The header fields without the trace field of the server that delivered it."""
-        return [line for line in self.header_lines if not QUEUE_ID.search(line)]
+        return [line for line in self.header_lines if not _QUEUE_ID.search(line)]
 
     @property
     def body(self) -> bytes:
@@ -74,7 +74,7 @@ class Delivery:
         return self.content.partition(b"\r\n\r\n")[2]
 
 
-def split_path(text: str) -> tuple[str, list[str]]:
+def _split_path(text: str) -> tuple[str, list[str]]:
     """Split ``<a@b> SIZE=1 RET=HDRS`` into the address in brackets and the parameters."""
     # Test addresses have no blank in their local parts, so the first blank ends the address.
     address, *params = text.strip().split()
@@ -94,12 +94,12 @@ class _Conversation(socketserver.StreamRequestHandler):
             text = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
             verb = text.upper()
             if verb.startswith("EHLO"):
-                self._say(*(b"250-" + name for name in EXTENSIONS), b"250 sink.test.example")
+                self._say(*(b"250-" + name for name in _EXTENSIONS), b"250 sink.test.example")
             elif verb.startswith("MAIL FROM:"):
-                delivery = Delivery(*split_path(text[10:]))
+                delivery = Delivery(*_split_path(text[10:]))
                 self._say(b"250 2.1.0 ok")
             elif verb.startswith("RCPT TO:"):
-                address, params = split_path(text[8:])
+                address, params = _split_path(text[8:])
                 delivery.recipients.append(address)
                 delivery.recipient_params[address] = params
                 self._say(b"250 2.1.5 ok")
@@ -124,9 +124,9 @@ class _Conversation(socketserver.StreamRequestHandler):
         return b"".join(lines)
 
     def _read_line(self, reader: BinaryIO) -> bytes:
-        if TCP_QUICKACK is not None:
+        if _TCP_QUICKACK is not None:
             # A server that sends a message in pieces would wait 40 ms for each acknowledgement.
-            self.connection.setsockopt(socket.IPPROTO_TCP, TCP_QUICKACK, 1)
+            self.connection.setsockopt(socket.IPPROTO_TCP, _TCP_QUICKACK, 1)
         return reader.readline()
 
 

@@ -12,7 +12,7 @@ from typing import Self
 
 __all__ = ["SmtpClient", "SmtpReply", "dot_stuffed"]
 
-TIMEOUT_S = 15
+_TIMEOUT_S = 15
 """Nothing here takes longer on a loaded machine; a test that hangs should say where."""
 _LONGEST_LINE = 2**20
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -71,7 +71,7 @@ class SmtpClient:
     @classmethod
     async def open(cls, port: int) -> Self:
         """Connect to a loopback port; the banner is the first reply to be read."""
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(_TIMEOUT_S):
             return cls(*await asyncio.open_connection("127.0.0.1", port, limit=_LONGEST_LINE))
 
     @classmethod
@@ -92,7 +92,7 @@ class SmtpClient:
     async def send(self, data: bytes) -> None:
         """Send bytes as they are and wait for no reply."""
         self._writer.write(data)
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(_TIMEOUT_S):
             await self._writer.drain()
 
     async def reply(self) -> SmtpReply:
@@ -111,7 +111,7 @@ class SmtpClient:
             ConnectionError: The server hung up.
         """
         lines: list[bytes] = []
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(_TIMEOUT_S):
             while True:
                 line = (await self._reader.readline()).rstrip(b"\r\n")
                 if not line:
@@ -126,7 +126,7 @@ class SmtpClient:
         Raises:
             ssl.SSLError: The handshake failed.
         """
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(_TIMEOUT_S):
             await self._writer.start_tls(context)
 
     async def command(self, line: str) -> SmtpReply:
