@@ -100,7 +100,7 @@ def test_two_instances_live_side_by_side_and_leave_nothing_behind(sink: Sink) ->
 
 
 def test_a_missing_postfix_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiomilter.testing.servers.postfix.POSTFIX", Path("/nowhere/postfix"))
+    monkeypatch.setattr("aiomilter.testing.servers.postfix._POSTFIX", Path("/nowhere/postfix"))
     with pytest.raises(RuntimeError, match="/nowhere/postfix is missing: install the Debian"):
         Postfix(25)
 

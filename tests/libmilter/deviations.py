@@ -218,7 +218,8 @@ def _no_verdict_on_a_message(step: Step) -> bytes:
     event = step.decisive
     if event is None or event.callback != "unknown" or event.result not in (ACCEPT, DISCARD):
         return step.theirs.output
-    return b"\0\0\0\x01c"
+    verdict = _join([_PLAIN[event.result]])
+    return b"\0\0\0\x01c" if step.theirs.output == verdict else step.theirs.output
 
 
 def _refused_again(step: Step) -> bytes:
