@@ -232,13 +232,14 @@ def _refused_again(step: Step) -> bytes:
 
 
 OTHER_WORDS: dict[str, Callable[[Step], bytes]] = {
-    "D34": _refused_again,
     "D35": _no_verdict_on_a_message,
     "D17": _without_refused,
     "D18": _percent_doubled,
     "D24": _last_line_ended,
     "D22": _body_in_one_place,
     "D1": _progress_first,
+    # Last: it puts in what aiomilter has said before, to which no other word is to be applied.
+    "D34": _refused_again,
 }
 """What libmilter has answered as aiomilter says it. It then has to say just that."""
 
