@@ -54,7 +54,6 @@ mta: test-deps env  ## Run all cases with a real Postfix and Sendmail, and load;
 	@$(PYTEST) --results tests/integration/test_cases.py tests/integration/test_load.py $(ARGS)
 
 captures: test-deps env  ## Record the packets of all cases anew, into tests/captures
-	@rm -rf tests/captures/postfix tests/captures/sendmail
 	@$(PYTEST) --record-captures tests/integration/test_cases.py $(ARGS)
 
 fidelity: test-deps env  ## Compare 200,000 generated sessions with libmilter (some minutes)

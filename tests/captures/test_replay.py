@@ -29,6 +29,14 @@ def test_every_case_has_its_captures_and_there_are_no_others() -> None:
     assert set(FILES) == {path_of(case, kind) for case, kind in RUNS}
 
 
+@pytest.mark.parametrize("kind", Mta)
+@pytest.mark.parametrize(("stage", "skips"), [("body", 2), ("header", 0), ("mail", 0), ("rcpt", 0)])
+def test_skip_is_sent_at_the_body_alone(kind: Mta, stage: str, skips: int) -> None:
+    entries = read_capture(FILES[HERE / kind.value / "protocol" / f"skip-{stage}.jsonl"])
+    said = [entry.data for entry in entries if entry.sender == "milter"]
+    assert said.count(b"\0\0\0\1s") == skips
+
+
 @pytest.mark.parametrize(
     ("case", "kind"),
     [pytest.param(case, kind, id=f"{case.name}-{kind.value}") for case, kind in RUNS],
@@ -65,5 +73,7 @@ def by_connection(entries: list[Entry]) -> list[list[Entry]]:
     entries = sorted(entries, key=attrgetter("connection"))
     groups = itertools.groupby(entries, attrgetter("connection"))
     connections = [list(group) for _, group in groups]
-    # The mail server also tries when the milter is dead, and then hears nothing at all.
-    return [one for one in connections if any(entry.sender == "mta" for entry in one)]
+    # The mail server also tries when the milter is dying or dead, and then hears nothing at all.
+    return [
+        one for one in connections if any(entry.sender == "milter" and entry.data for entry in one)
+    ]

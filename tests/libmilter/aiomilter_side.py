@@ -17,7 +17,7 @@ from aiomilter.app.host import Cut, FaultPolicy
 from aiomilter.errors import RemoteProtocolError
 from aiomilter.session.events import ConnectionEnd, MessageStart, SessionEnd, SessionStart
 from aiomilter.session.filter import FilterSession
-from aiomilter.spec import MacroStage, State
+from aiomilter.spec import COMMAND_BY_LETTER, MacroStage, State
 from tests.libmilter.plan import Call, Event, Plan, Script, Send, Step, StepOutcome, Value
 
 __all__ = ["HANDLERS", "Before", "Run", "run_aiomilter", "run_with_trace"]
@@ -53,6 +53,14 @@ class Before:
     is_started: bool
     """A session has begun: there is somebody who is owed a close hook."""
     has_negotiated: bool
+    options: int = 0
+    """What was agreed on."""
+    offered: int = 0
+
+    def answers(self, letter: bytes) -> bool:
+        """Whether a command of this letter has an answer."""
+        bit = int(COMMAND_BY_LETTER[letter[0]].no_reply_option or 0)
+        return not self.options & bit or not self.offered & bit
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +139,14 @@ def run_with_trace(plan: Plan, sends: Sequence[Send], *, cut: int = 0) -> Run:
     closed = False
     for number, send in enumerate(sends):
         run.before.append(
-            Before(session.state, session.message_is_open, started.now, session.has_negotiated)
+            Before(
+                session.state,
+                session.message_is_open,
+                started.now,
+                session.has_negotiated,
+                session._options,
+                session._offered_options,
+            )
         )
         recorder.send = number
         recorder.events = []

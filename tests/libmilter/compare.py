@@ -59,7 +59,7 @@ def compare(
     sent_in_message: set[tuple[bytes, bytes]] = set()
     counts: dict[str, int] = {}
     refusal_of_data = b""
-    is_discarded = False
+    is_discarded = mail_is_told = False
     for number, (send, reference) in enumerate(zip(sends, theirs, strict=True)):
         step = Step(
             plan,
@@ -72,7 +72,9 @@ def compare(
             counts,
             refusal_of_data,
             is_discarded and run.before[number].message_is_open,
+            mail_is_told,
         )
+        mail_is_told |= step.letter == b"D" and step.payload[:1] == b"M" and step.leaves_out_mail
         is_discarded = _is_discarded_after(step)
         refusal_of_data = _refusal_after(step)
         comparison.steps += 1
@@ -107,10 +109,14 @@ def compare(
 
 def _refusal_after(step: Step) -> bytes:
     """Return with what DATA was refused, after a step; empty if it was not, or no longer counts."""
-    if step.letter == b"T" and step.ours.output:
-        verdict = split_packets(step.ours.output)[-1]
-        return step.ours.output if verdict[:1] in (b"r", b"t", b"y") else b""
-    return b"" if step.letter in (b"M", b"A", b"K", b"O") else step.refusal_of_data
+    begins_another = step.letter == b"D" and step.payload[:1] == b"M" and step.leaves_out_mail
+    if step.letter in (b"M", b"A") or begins_another:
+        return b""
+    if step.letter != b"T" or not step.ours.output:
+        return step.refusal_of_data
+    is_told = step.mail_is_told or not step.leaves_out_mail
+    verdict = split_packets(step.ours.output)[-1]
+    return step.ours.output if verdict[:1] in (b"r", b"t", b"y") and is_told else b""
 
 
 def _is_discarded_after(step: Step) -> bool:

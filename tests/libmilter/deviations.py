@@ -77,6 +77,8 @@ class Step:
     """The packet with which DATA was refused, if the message has not ended otherwise since."""
     is_discarded: bool
     """DISCARD was answered at RCPT of the message that is open."""
+    mail_is_told: bool
+    """Macros of MAIL have come though MAIL is not wanted."""
 
     @property
     def letter(self) -> bytes:
@@ -85,6 +87,16 @@ class Step:
     @property
     def payload(self) -> bytes:
         return self.send.data[5:]
+
+    @property
+    def leaves_out_mail(self) -> bool:
+        return bool(self.before.options & Options.NO_MAIL)
+
+    @property
+    def refusal_is_due(self) -> bool:
+        """The client goes on with a message that was refused at DATA."""
+        is_more = self.letter in (b"R", b"T") and bool(self.payload or self.letter == b"T")
+        return is_more and bool(self.refusal_of_data) and not self.before.message_is_open
 
     @property
     def decisive(self) -> Event | None:
@@ -212,8 +224,9 @@ def _progress_first(step: Step) -> bytes:
 
 
 def _no_verdict_on_a_message(step: Step) -> bytes:
-    """D35: ACCEPT and DISCARD of an unknown command outside of a message are no verdict."""
-    if step.letter != b"U" or step.before.message_is_open:
+    """D35: ACCEPT and DISCARD of an unknown command are none where no message can be meant."""
+    knows_of_messages = not step.leaves_out_mail
+    if step.letter != b"U" or (step.before.message_is_open and knows_of_messages):
         return step.theirs.output
     event = step.decisive
     if event is None or event.callback != "unknown" or event.result not in (ACCEPT, DISCARD):
@@ -224,11 +237,10 @@ def _no_verdict_on_a_message(step: Step) -> bytes:
 
 def _refused_again(step: Step) -> bytes:
     """D34: RCPT and DATA after a refusal at DATA are refused as well; swallowed there."""
-    if step.letter not in (b"R", b"T") or not step.refusal_of_data or step.before.message_is_open:
-        return step.theirs.output
-    # Nothing is due where no reply was agreed on.
     is_swallowed = not step.theirs.output and not step.theirs.events and not step.theirs.closed
-    return step.refusal_of_data if is_swallowed and step.ours.output else step.theirs.output
+    if not step.refusal_is_due or not is_swallowed:
+        return step.theirs.output
+    return step.refusal_of_data if step.before.answers(step.letter) else b""
 
 
 OTHER_WORDS: dict[str, Callable[[Step], bytes]] = {
@@ -355,10 +367,21 @@ def _macros_of_the_next_message(step: Step) -> bool:
     """D36: macros of a MAIL that is not wanted, in a message: it was given up; nothing there."""
     if step.letter != b"D" or step.payload[:1] != b"M" or not step.before.message_is_open:
         return False
-    if not _leaves_out(step.plan, "envfrom", Options.NO_MAIL):
+    if not step.leaves_out_mail:
         return False
     is_silent = not step.theirs.output and not step.theirs.events and not step.theirs.closed
+    aborts = hooks(step.ours.events)
+    if len(aborts) != len(step.ours.events) or aborts not in ([], ["abort"]):
+        return False
     return is_silent and not step.ours.output and not step.ours.closed
+
+
+def _refused_instead_of_begun(step: Step) -> bool:
+    """D34: the same without a callback for MAIL; there it is the beginning of another message."""
+    if not step.refusal_is_due or not step.leaves_out_mail:
+        return False
+    due = step.refusal_of_data if step.before.answers(step.letter) else b""
+    return step.ours.output == due and not step.ours.events and not step.ours.closed
 
 
 RULES: dict[str, Callable[[Step], bool]] = {
@@ -372,6 +395,7 @@ RULES: dict[str, Callable[[Step], bool]] = {
     "D6": _stored_reply,
     "D20": _too_early,
     "D33": _without_headers,
+    "D34": _refused_instead_of_begun,
     "D36": _macros_of_the_next_message,
 }
 

@@ -71,6 +71,7 @@ class Dispatcher:
 
     __slots__ = (
         "_actions",
+        "_arguments",
         "_default_request",
         "_factory",
         "_facts",
@@ -116,6 +117,7 @@ class Dispatcher:
         self._table: HandlerTable | None = None
         self._handlers: dict[type[Event], Handler] = {}
         self._running: Handler | None = None
+        self._arguments: tuple[object, ...] = ()
         self._default_request: Request | None = None
         self._message_failed = False
         self._has_stray = False
@@ -153,16 +155,18 @@ class Dispatcher:
             result = await self._run(handler, arguments)
             if result is None or result is _CONTINUE:
                 self._session.respond(_CONTINUE)
+                given = _CONTINUE
             else:
-                self._answer(handler, result)
+                given = self._answer(handler, result)
+                # MTAs send an abort for a message that was discarded ahead of its end.
+                self._is_discarded |= given is Status.DISCARD
             if kind is Rcpt:
-                # A verdict on the whole message, after which MTAs send an abort.
-                self._is_discarded |= result is Status.DISCARD and not handler.no_reply
-                self._note_recipient(handler, arguments, result)
+                self._note_recipient(handler, arguments, given)
         except _FaultError as fault:
             self._give_fault_answer(fault.answer)
-            if kind is Rcpt and fault.answer in (_CONTINUE, Status.ACCEPT):
-                self._note_recipient(handler, ARGUMENTS[kind](self._facts, event), None)
+            if kind is Rcpt:
+                arguments = ARGUMENTS[kind](self._facts, event)
+                self._note_recipient(handler, arguments, fault.answer)
         except _GoneError:
             return
 
@@ -179,6 +183,8 @@ class Dispatcher:
             self._agree_after_fault(self._default_request, self._policy.on_error)
         elif handler.kind is not HandlerKind.HOOK:
             self._give_fault_answer(self._policy.on_error)
+            if handler.name == "on_rcpt":
+                self._note_recipient(handler, self._arguments, self._policy.on_error)
 
     def answer_internal_error(self) -> None:
         """Let the MTA have a temporary failure for the event in hand, and end the session."""
@@ -210,7 +216,7 @@ class Dispatcher:
             if self._has_stray and handler.kind is not HandlerKind.HOOK:
                 reason = "not called: an earlier handler, cut short, is still at work"
                 raise self._fault(handler.name, reason, None)
-        self._running = handler
+        self._running, self._arguments = handler, arguments
         ticket = host.start_clock(limit_s, handler.kind)
         try:
             if handler.is_async:
@@ -275,12 +281,13 @@ class Dispatcher:
 
     # Answers
 
-    def _answer(self, handler: Handler, result: object, edits: bytes = b"") -> None:
-        """Give a handler's result to the session.
+    def _answer(self, handler: Handler, result: object, edits: bytes = b"") -> Status:
+        """Give a handler's result to the session; return what the MTA makes of it.
 
         Raises:
             _FaultError: It is none that this handler may have.
         """
+        session = self._session
         text: bytes | None = None
         if isinstance(result, Reply):
             status = Status.REJECT if result.is_permanent else Status.TEMPFAIL
@@ -292,20 +299,26 @@ class Dispatcher:
         else:
             raise self._wrong_result(handler, result)
         if status is _NOREPLY:
-            if self._session.may_answer() and not handler.no_reply:
+            if session.may_answer() and not handler.no_reply:
                 raise self._wrong_result(handler, result)
             status = _CONTINUE
-        if status not in (_CONTINUE, _SKIP) and not self._session.may_answer():
-            # Once a connection at that level: a message may have very many headers.
-            level = logging.DEBUG if self._has_dropped else logging.WARNING
-            self._has_dropped = True
-            self.log.log(
-                level,
-                "%s returned %s, which is dropped: the stage was negotiated without replies",
-                handler.name,
-                show_value(result),
-            )
-        self._session.respond(status, text, edits)
+        if status in (_CONTINUE, _SKIP):
+            pass
+        elif not session.may_answer():
+            self._note_dropped(handler, result, "the stage was negotiated without replies")
+            status = _CONTINUE
+        elif handler.name == "on_unknown" and not session.takes_verdict_at_unknown(status):
+            self._note_dropped(handler, result, "there is no message that it could be meant for")
+            status = _CONTINUE
+        session.respond(status, text, edits)
+        return status
+
+    def _note_dropped(self, handler: Handler, result: object, reason: str) -> None:
+        """Log a verdict without effect: once a connection, as there may be very many headers."""
+        level = logging.DEBUG if self._has_dropped else logging.WARNING
+        self._has_dropped = True
+        what = show_value(result)
+        self.log.log(level, "%s returned %s, which is dropped: %s", handler.name, what, reason)
 
     def _wrong_result(self, handler: Handler, result: object) -> _FaultError:
         if inspect.iscoroutine(result):
@@ -327,11 +340,10 @@ class Dispatcher:
             session.owe(answer)
 
     def _note_recipient(
-        self, handler: Handler, arguments: tuple[object, ...], result: object
+        self, handler: Handler, arguments: tuple[object, ...], given: Status
     ) -> None:
         """Keep an envelope recipient as a fact, unless somebody refused it."""
-        was_refused = isinstance(result, Reply) or result in (Status.REJECT, Status.TEMPFAIL)
-        if was_refused and not handler.no_reply:
+        if given in (Status.REJECT, Status.TEMPFAIL):
             return
         if handler.wants_rejected and self._facts.macros.get("{rcpt_mailer}") == "error":
             return

@@ -51,7 +51,7 @@ _CONTINUE, _ACCEPT = Status.CONTINUE, Status.ACCEPT
 _DISCARD, _SKIP, _NOREPLY = Status.DISCARD, Status.SKIP, Status.NOREPLY
 _HELO, _DATA, _BODY = int(State.HELO), int(State.DATA), int(State.BODY)
 _EOM, _UNKNOWN = int(State.EOM), int(State.UNKNOWN)
-_SKIP_OPTION = int(Options.SKIP)
+_SKIP_OPTION, _NO_MAIL = int(Options.SKIP), int(Options.NO_MAIL)
 
 _MANY_ANSWERS = 64
 """A client that sends many commands at once may have each answered with 32 lines."""
@@ -89,6 +89,7 @@ class AnsweringSession:
         "_eom_follows",
         "_handled",
         "_is_announced",
+        "_mail_is_told",
         "_message_is_open",
         "_offered_options",
         "_options",
@@ -126,6 +127,8 @@ class AnsweringSession:
         self._refusal: bytes | None = None
         # What a refusal at DATA was: the client may ask once more.
         self._refusal_of_data: bytes | None = None
+        # Whether macros of MAIL have come though MAIL itself is not wanted.
+        self._mail_is_told = False
         # Stages that the milter does not want are not shown to it, but MTAs send their macros.
         self._is_announced = False
         self._spares_message = False
@@ -177,6 +180,17 @@ class AnsweringSession:
         if edits:
             self._out.append(edits)
         self._conclude(target, status, packet)
+
+    def takes_verdict_at_unknown(self, status: Status) -> bool:
+        """Return whether an MTA may be given this verdict on an unknown command.
+
+        ACCEPT and DISCARD are meant for a message. Sent without one, as libmilter does, the one
+        makes Postfix's smtpd panic, and the other loses the next message. Where the milter does
+        not want MAIL, it cannot be known: Sendmail does not tell it that a message was given up.
+        """
+        if status not in _ON_A_MESSAGE:
+            return True
+        return self._message_is_open and not self._options & _NO_MAIL
 
     def owe(self, status: Status, text: bytes | None = None) -> None:
         """Give a verdict at the next event that takes one, instead of reporting that event.
@@ -238,16 +252,20 @@ class AnsweringSession:
         """
         if self._refusal_of_data is None:
             return False
+        # What has announced it belongs to no new message.
+        self._is_announced = False
         if not self._options & no_reply or not self._offered_options & no_reply:
             self._out.append(self._refusal_of_data)
         return True
 
     def _conclude(self, target: int, status: Status, packet: bytes) -> None:
         """Send a verdict on the command of the state ``target``, and draw its consequences."""
-        if target == _UNKNOWN and not self._message_is_open and status in _ON_A_MESSAGE:
-            # There is no message that this could be a verdict on. Sent all the same, as libmilter
-            # does, ACCEPT makes Postfix's smtpd panic, and DISCARD loses the next message.
-            packet = _CONTINUE_PACKET
+        if target == _UNKNOWN and not self.takes_verdict_at_unknown(status):
+            # What is owed stays owed: it is for a message.
+            self._out.append(_CONTINUE_PACKET)
+            if status is _ACCEPT and not self._message_is_open:
+                self._state = _HELO
+            return
         self._out.append(packet)
         if status is _CONTINUE:
             if target == _EOM:
@@ -257,7 +275,9 @@ class AnsweringSession:
             self._end_message()
             self._owed = None
             if target == _DATA and status is not _ACCEPT and status is not _DISCARD:
-                self._refusal_of_data = packet
+                # Only of an MTA that tells when another message begins.
+                is_told = self._mail_is_told or not self._options & _NO_MAIL
+                self._refusal_of_data = packet if is_told else None
 
     def _begin_message(self) -> None:
         self._message_is_open = True

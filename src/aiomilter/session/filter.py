@@ -77,6 +77,7 @@ _EOM, _UNKNOWN = int(State.EOM), int(State.UNKNOWN)
 _ABORT_LETTER, _QUIT_LETTER, _HELO_LETTER, _MAIL_LETTER, _MACRO_LETTER = b"AQHMD"
 _NO_MAIL = int(Options.NO_MAIL)
 _MACROS_OF_MESSAGE = b"RTLNBE"
+_RCPT_AND_DATA = b"RT"
 _TEMPFAIL = Status.TEMPFAIL
 
 _NO_STAGE_OPTIONS = int(sum(row.no_option for row in COMMANDS if row.no_option is not None))
@@ -264,6 +265,10 @@ class FilterSession(AnsweringSession):
         if needs_payload and not payload:
             name = COMMAND_BY_LETTER[letter].name
             raise RemoteProtocolError(f"a {name} packet without payload")
+        if self._refusal_of_data is not None and letter in _RCPT_AND_DATA:
+            # Only without MAIL: with it, they are out of order here.
+            self._refuse_again(no_reply)
+            return None
         if clear_from:
             self.macros.clear_from(clear_from)
         event: EventWithAnswer | None = None
@@ -316,6 +321,9 @@ class FilterSession(AnsweringSession):
         # Where MAIL is not wanted, Sendmail says nothing at RSET either. All that it sends of the
         # next message's beginning are the macros of MAIL.
         is_unseen_mail = payload[0] == _MAIL_LETTER and self._options & _NO_MAIL > 0
+        if is_unseen_mail:
+            self._mail_is_told = True
+            self._refusal_of_data = None
         is_next = is_unseen_mail and self._message_is_open
         if is_next:
             self._state = _HELO
@@ -329,7 +337,6 @@ class FilterSession(AnsweringSession):
             raise RemoteProtocolError("a negotiate packet without payload")
         self._state = int(State.NEGOTIATION)
         self.macros.clear_from(0)
-        self._refusal_of_data = None
         self._offer = read_offer(OfferOptions.decode(payload))
         return self._offer
 
@@ -359,8 +366,7 @@ class FilterSession(AnsweringSession):
     def _receive_abort(self, payload: bytes) -> Event | None:
         # Postfix sends one after every message, finished or not: nothing to report then.
         del payload
-        self._is_announced = self._spares_message = False
-        self._refusal_of_data = None
+        self._forget_refusal()
         self._state = int(State.ABORT)
         return self._abort_message()
 
@@ -394,8 +400,9 @@ class FilterSession(AnsweringSession):
             self.close()
             return self._closing_event()
         if letter == _ABORT_LETTER:
+            self._forget_refusal()
             return None
-        if letter in b"RT" and self._refuse_again(STAGES[letter].no_reply):
+        if letter in _RCPT_AND_DATA and self._refuse_again(STAGES[letter].no_reply):
             return None
         return Ignored(COMMAND_BY_LETTER[letter].name, before, "it is out of order")
 
@@ -438,6 +445,11 @@ class FilterSession(AnsweringSession):
         self._reader.max_payload_bytes = self._max_payload_bytes
         self._out.append(reply)
         return agreement
+
+    def _forget_refusal(self) -> None:
+        """The message of which something was said or refused is over."""
+        self._is_announced = self._spares_message = False
+        self._refusal_of_data = None
 
     def _abort_message(self, next_has_macros: bool = False) -> Event | None:
         if not self._message_is_open:

@@ -86,8 +86,10 @@ def test_what_is_held(tmp_path: Path) -> None:
     assert compare_held([wanted], [held], NAMES) == []
     assert "no message from <a@src.example> is held" in compare_held([wanted], [], NAMES)[0]
     assert "held without being expected" in compare_held([], [other], NAMES)[0]
-    reasonless = HeldMessage("Q1", "a@src.example", ("b@dst.example",), None)
-    assert "it is held for None" in compare_held([wanted], [reasonless], NAMES)[0]
+    without = HeldMessage("Q1", "a@src.example", ("b@dst.example",), None)
+    assert compare_held([wanted], [without], NAMES) == []  # Postfix keeps no reason
+    wrong = HeldMessage("Q1", "a@src.example", ("b@dst.example",), "smells")
+    assert "it is held for 'smells'" in compare_held([wanted], [wrong], NAMES)[0]
 
 
 def test_notes_agree_in_number_and_order() -> None:

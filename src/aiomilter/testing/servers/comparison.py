@@ -50,9 +50,10 @@ def compare_held(
             differences.append(f"no message from <{sender}> is held; held are {rest}")
             continue
         rest.remove(found)
-        if message.reason is not None:
+        if message.reason is not None and found.reason is not None:
+            # Postfix keeps none.
             reason = message.reason.fill(names)
-            if not reason.matches((found.reason or "").encode()):
+            if not reason.matches(found.reason.encode()):
                 differences.append(f"it is held for {found.reason!r}, not {reason.show()!r}")
     if rest:
         differences.append(f"held without being expected: {rest}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import ssl
 from collections.abc import Awaitable, Callable
@@ -63,6 +64,8 @@ class Dialogue:
         """
         try:
             for step in steps:
+                if self._expected and step.action is not Action.EXPECT:
+                    raise CaseError(f"{step.text.where}: the reply ahead of it has no last line")
                 if step.action is Action.SEND:
                     await self._greet()
                     self._outgoing.append(step.text.render(self._names) + b"\r\n")
@@ -72,8 +75,19 @@ class Dialogue:
                     await self._flush()
                     await self._do(step, until_noted)
             await self._flush()
+            if self._expected:
+                raise CaseError(f"{steps[-1].text.where}: the last line of a reply is missing")
+            await self._quit()
         finally:
             await self._leave()
+
+    async def _quit(self) -> None:
+        """Say QUIT; what comes ahead of its 221 is a reply that nobody has expected."""
+        if self._client is None:
+            return
+        lines = await self._client.say_quit()
+        if lines and not lines[0].startswith((b"221", b"421")):
+            raise UnexpectedReplyError("221", _text(lines))
 
     async def _open(self) -> SmtpClient:
         if self._client is None:
@@ -107,16 +121,16 @@ class Dialogue:
         self._expected.append(step.text.fill(self._names))
         if re.match(r"\d{3}-", text):
             return
-        lines = await client.reply_lines()
+        try:
+            lines = await client.reply_lines()
+        except TimeoutError:
+            raise UnexpectedReplyError(text, "(nothing, for a long time)") from None
         for line in lines:
             self._write("S", line)
         expected, self._expected = self._expected, []
         if not _agree(expected, lines):
             raise UnexpectedReplyError(
-                "\n".join(
-                    pattern.show().decode("utf-8", "backslashreplace") for pattern in expected
-                ),
-                "\n".join(line.decode("utf-8", "backslashreplace") for line in lines),
+                _text([pattern.show() for pattern in expected]), _text(lines)
             )
 
     async def _expect_hang_up(self, client: SmtpClient) -> None:
@@ -127,7 +141,7 @@ class Dialogue:
             await client.close()
             self._client = None
             return
-        raise UnexpectedReplyError(HANGS_UP, b"\n".join(lines).decode("utf-8", "backslashreplace"))
+        raise UnexpectedReplyError(HANGS_UP, _text(lines))
 
     async def _do(self, step: Step, until_noted: Callable[[str], Awaitable[None]]) -> None:
         what, _, rest = step.text.text.partition(" ")
@@ -136,9 +150,12 @@ class Dialogue:
             sender, *recipients = rest.split()
             await self._server.submit(self._content.replace(b"\r\n", b"\n"), sender, recipients)
         elif what == "connect":
+            await self._quit()
             await self._leave()
         elif what == "wait":
             await until_noted(rest)
+        elif what == "pause":
+            await asyncio.sleep(float(rest))
         elif what in ("tls", "disconnect", "reset") and self._client is not None:
             if what == "tls":
                 await self._client.start_tls(_any_certificate())
@@ -148,7 +165,7 @@ class Dialogue:
         else:
             raise CaseError(
                 f"{step.text.where}: {step.text.text!r} cannot be done: write connect, disconnect, "
-                "reset, tls, wait NOTE or submit SENDER RECIPIENT..., in a connection"
+                "reset, tls, wait NOTE, pause SECONDS or submit SENDER RECIPIENT... in a connection"
             )
 
     async def _leave(self) -> None:
@@ -160,6 +177,10 @@ class Dialogue:
         text = line.decode("utf-8", "backslashreplace")
         shown = text if len(text) <= _SHOWN_BYTES else f"{text[:_SHOWN_BYTES]}..."
         self.transcript.append(f"{who}: {shown}")
+
+
+def _text(lines: list[bytes]) -> str:
+    return b"\n".join(lines).decode("utf-8", "backslashreplace")
 
 
 def _agree(expected: list[Pattern], lines: list[bytes]) -> bool:

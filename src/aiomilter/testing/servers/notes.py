@@ -39,7 +39,13 @@ class Notes:
             TimeoutError: There is none in time.
         """
         begin = text.encode("utf-8", "surrogateescape")
-        async with asyncio.timeout(timeout_s):
-            # Another process may write the file, and a file that grows wakes nobody.
-            while not any(line.startswith(begin) for line in self.lines()):  # noqa: ASYNC110
-                await asyncio.sleep(_LOOK_AGAIN_S)
+        try:
+            async with asyncio.timeout(timeout_s):
+                # Another process may write the file, and a file that grows wakes nobody.
+                while not any(line.startswith(begin) for line in self.lines()):  # noqa: ASYNC110
+                    await asyncio.sleep(_LOOK_AGAIN_S)
+        except TimeoutError:
+            noted = b" | ".join(self.lines()).decode("utf-8", "backslashreplace")
+            raise TimeoutError(
+                f"no note begins with {text!r} after {timeout_s:g} s; there are: {noted or 'none'}"
+            ) from None

@@ -140,6 +140,7 @@ class MailServers:
         notes = Notes(self._directory / f"notes-{began}")
         script = Script(case, notes.add)
         run = _Run(case, server, self._sink, script, notes, result)
+        is_unclear = True
         try:
             async with AsyncExitStack() as stack:
                 address = server.milter_address
@@ -151,14 +152,16 @@ class MailServers:
                     await stack.enter_async_context(serving)
                 await run.play()
             await run.compare()
+            is_unclear = not result.passed
         except (OSError, RuntimeError) as error:
             # A server that is gone, or holds on to its milter.
             result.differences.append(f"{type(error).__name__}: {error}")
-        result.log = server.log_text()[log_before:].splitlines()
-        result.seconds = time.monotonic() - began
-        if not result.passed:
-            # Whatever has become of the server must not trouble the next case.
-            self._dismiss(server)
+        finally:
+            result.log = server.log_text()[log_before:].splitlines()
+            result.seconds = time.monotonic() - began
+            if is_unclear:
+                # Whatever has become of the server must not trouble the next case.
+                self._dismiss(server)
         return result
 
     def _dismiss(self, server: MailServer) -> None:
@@ -203,6 +206,8 @@ class _Run:
 
     async def compare(self) -> None:
         """Hold what was held, delivered and noted against the case."""
+        # Once more: only now that it asks the milter nothing any more the server is idle.
+        await self._server.settle()
         expected = self._case.expected_of(self._kind)
         await self._take_held([message for message in expected if message.is_held])
         delivered = self._sink.since(self._total)
@@ -213,7 +218,8 @@ class _Run:
             else:
                 nearest = min(differences, key=len, default="nothing was delivered")
                 self._result.differences.append(f"what is delivered differs\n{nearest}")
-                del delivered[:1]
+                if delivered:
+                    del delivered[differences.index(nearest)]
         self._result.differences.extend(
             f"delivered without being expected:\n{_shown(one)}" for one in delivered
         )

@@ -98,9 +98,10 @@ class Script:
             code = compile("\n" * (line - 1) + source, str(path), "exec")
             linecache.checkcache(str(path))
             exec(code, self.names)  # noqa: S102  (a case is a test, and as trusted as one)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            where = f"{path}:{getattr(error, 'lineno', None) or line}"
             raise CaseError(
-                f"{path}:{line}: the milter fails: {type(error).__name__}: {error}"
+                f"{where}: the milter fails: {type(error).__name__}: {error}"
             ) from error
 
     def _milter_class(self, case: Case) -> type[Milter]:

@@ -105,7 +105,10 @@ class _Conversation(socketserver.StreamRequestHandler):
                 self._say(b"250 2.1.5 ok")
             elif verb == "DATA":
                 self._say(b"354 go on")
-                delivery.content = self._read_content(reader)
+                content = self._read_content(reader)
+                if content is None:
+                    return  # the server has gone in mid message, and will come again
+                delivery.content = content
                 sink.keep(delivery)
                 self._say(b"250 2.0.0 kept")
             elif verb == "QUIT":
@@ -117,9 +120,11 @@ class _Conversation(socketserver.StreamRequestHandler):
     def _say(self, *lines: bytes) -> None:
         self.wfile.write(b"".join(line + b"\r\n" for line in lines))
 
-    def _read_content(self, reader: BinaryIO) -> bytes:
+    def _read_content(self, reader: BinaryIO) -> bytes | None:
         lines: list[bytes] = []
-        while (line := self._read_line(reader)) not in (b".\r\n", b""):
+        while (line := self._read_line(reader)) != b".\r\n":
+            if not line:
+                return None
             lines.append(line[1:] if line.startswith(b".") else line)
         return b"".join(lines)
 

@@ -185,11 +185,19 @@ class SmtpClient:
         await self.send(dot_stuffed(content))
         return await self.reply()
 
+    async def say_quit(self) -> list[bytes]:
+        """Say QUIT and return the lines of the next reply; none if the connection is gone."""
+        try:
+            await self.send(b"QUIT\r\n")
+            return await self.reply_lines()
+        except ConnectionError:
+            return []
+
     async def quit(self) -> None:
         """Say QUIT and close; a connection that is already gone is fine."""
         try:
             if not self._writer.is_closing():
-                await self.command("QUIT")
+                await self.say_quit()
         except ConnectionError:
             pass
         finally:
