@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aiomilter.session.events import MessageAborted, MessageStart
+from aiomilter.session.events import Event, MessageAborted, MessageStart
 from aiomilter.session.status import Status
 from aiomilter.spec import State
 from aiomilter.wire.commands import Data, Mail, Rcpt, Unknown
@@ -31,7 +31,9 @@ def refused(
     stages: frozenset[State] = ALL_STAGES, then: bytes = ENVELOPE, options: int = 0
 ) -> Driver:
     """A session whose message was refused at DATA; the next one would pass."""
-    answers = {Data: [Answer(Status.REJECT, b"550 5.7.1 no"), Answer(Status.CONTINUE)]}
+    answers: dict[type[Event], list[Answer]] = {
+        Data: [Answer(Status.REJECT, b"550 5.7.1 no"), Answer(Status.CONTINUE)]
+    }
     driver = negotiated(stages, answers, options=options, then=CONNECT + HELO)
     driver.feed(then + DATA if not then.endswith(DATA) else then)
     driver.take_events()
