@@ -302,16 +302,17 @@ class Dispatcher:
             if session.may_answer() and not handler.no_reply:
                 raise self._wrong_result(handler, result)
             status = _CONTINUE
+        given = status
         if status in (_CONTINUE, _SKIP):
             pass
         elif not session.may_answer():
             self._note_dropped(handler, result, "the stage was negotiated without replies")
-            status = _CONTINUE
+            given = _CONTINUE
         elif handler.name == "on_unknown" and not session.takes_verdict_at_unknown(status):
             self._note_dropped(handler, result, "there is no message that it could be meant for")
-            status = _CONTINUE
+            given = _CONTINUE
         session.respond(status, text, edits)
-        return status
+        return given
 
     def _note_dropped(self, handler: Handler, result: object, reason: str) -> None:
         """Log a verdict without effect: once a connection, as there may be very many headers."""
