@@ -42,9 +42,7 @@ from aiomilter.session.filter import FilterSession
 from aiomilter.session.negotiation import NegotiationOffer, Request
 from aiomilter.session.status import Status
 from aiomilter.spec import Options, State
-from aiomilter.wire.commands import (
-    Rcpt,
-)
+from aiomilter.wire.commands import Rcpt
 
 __all__ = ["Dispatcher"]
 
