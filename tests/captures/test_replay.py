@@ -46,7 +46,7 @@ async def test_replay(case: Case, kind: Mta, tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/milter.sock"
     notes = Notes(tmp_path / "notes")
     script = Script(case, notes.add)
-    connections = by_connection(entries)
+    connections = by_connection(case, entries)
     async with served(case, script, address, notes):
         for connection in connections:
             outcome = await replay_connection(
@@ -68,12 +68,14 @@ async def test_replay(case: Case, kind: Mta, tmp_path: Path) -> None:
     assert compare_notes(patterns, lines) == []
 
 
-def by_connection(entries: list[Entry]) -> list[list[Entry]]:
+def by_connection(case: Case, entries: list[Entry]) -> list[list[Entry]]:
     """Sort out what passed on each connection that reached the milter."""
     entries = sorted(entries, key=attrgetter("connection"))
     groups = itertools.groupby(entries, attrgetter("connection"))
-    connections = [list(group) for _, group in groups]
-    # The mail server also tries when the milter is dying or dead, and then hears nothing at all.
+    # The mail server also tries when a process is dying or dead, and then hears nothing at all.
+    sender = "milter" if case.settings.own_process else "mta"
     return [
-        one for one in connections if any(entry.sender == "milter" and entry.data for entry in one)
+        connection
+        for _, group in groups
+        if any(one.sender == sender and one.data for one in (connection := list(group)))
     ]
