@@ -72,10 +72,11 @@ def by_connection(case: Case, entries: list[Entry]) -> list[list[Entry]]:
     """Sort out what passed on each connection that reached the milter."""
     entries = sorted(entries, key=attrgetter("connection"))
     groups = itertools.groupby(entries, attrgetter("connection"))
+    connections = [list(group) for _, group in groups]
     # The mail server also tries when a process is dying or dead, and then hears nothing at all.
     sender = "milter" if case.settings.own_process else "mta"
     return [
         connection
-        for _, group in groups
-        if any(one.sender == sender and one.data for one in (connection := list(group)))
+        for connection in connections
+        if any(entry.sender == sender and entry.data for entry in connection)
     ]
