@@ -23,6 +23,7 @@ from aiomilter.app.actions import EomActions
 from aiomilter.app.macros import Macros
 from aiomilter.app.milter import Milter, Verdict
 from aiomilter.app.negotiation import Negotiation
+from aiomilter.app.observer import Observer
 from aiomilter.app.options import (
     leading_space,
     macros,
@@ -30,6 +31,7 @@ from aiomilter.app.options import (
     rejected_recipients,
     time_limit,
 )
+from aiomilter.app.record import MessageRecord
 from aiomilter.app.reply import Reply
 from aiomilter.app.socket_info import SocketInfo
 from aiomilter.errors import (
@@ -53,10 +55,12 @@ __all__ = [
     "LocalProtocolError",
     "MacroStage",
     "Macros",
+    "MessageRecord",
     "Milter",
     "MilterError",
     "MilterUnavailable",
     "Negotiation",
+    "Observer",
     "Options",
     "ProtocolError",
     "RemoteProtocolError",

@@ -28,6 +28,10 @@ def test_the_defaults_are_those_that_are_promised() -> None:
     limit = 4096 if soft == resource.RLIM_INFINITY else min(4096, soft - 64)
     assert config == Config(
         max_connections=limit,
+        max_connections_per_peer=0,
+        overload="tempfail",
+        allowed_networks=(),
+        memory_budget=268_435_456,
         max_packet_bytes=65_535,
         negotiation_timeout=10,
         packet_timeout=30,
@@ -98,7 +102,7 @@ def test_a_number_is_a_non_negative_integer(name: str, value: Any) -> None:
         Config(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["max_connections", "max_threads", "backlog"])
+@pytest.mark.parametrize("name", ["max_connections", "max_threads", "backlog", "memory_budget"])
 def test_a_limit_is_at_least_1(name: str) -> None:
     assert getattr(Config(**{name: 1}), name) == 1  # type: ignore[arg-type]  # an int
     with pytest.raises(ConfigError, match=f"{name} is at least 1"):
@@ -138,3 +142,17 @@ def test_the_verdict_after_a_fault_may_be_text(value: Any, status: Status) -> No
 def test_any_other_verdict_after_a_fault_is_refused(value: Any) -> None:
     with pytest.raises(ConfigError, match="on_error is one of tempfail, reject, accept, continue"):
         Config(on_error=value)
+
+
+def test_networks_are_networks() -> None:
+    config = Config(allowed_networks=("192.0.2.1", "2001:DB8::/32"))
+    assert config.allowed_networks == ("192.0.2.1/32", "2001:db8::/32")
+    for wrong in ("192.0.2.0/24", ("192.0.2.1/24",), ("localhost",), 7):
+        with pytest.raises(ConfigError, match="allowed_networks"):
+            Config(allowed_networks=wrong)  # type: ignore[arg-type]
+
+
+def test_overload_is_one_of_two() -> None:
+    assert Config(overload="close").overload == "close"
+    with pytest.raises(ConfigError, match="overload is one of tempfail, close; not 'drop'"):
+        Config(overload="drop")

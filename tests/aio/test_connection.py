@@ -15,8 +15,8 @@ import pytest
 from aiomilter import Config, EomActions, Milter, Reply, SocketInfo, Status, no_reply
 from aiomilter.aio.connection import Connection
 from aiomilter.aio.line import Line
+from aiomilter.aio.shared import Shared
 from aiomilter.aio.threads import WorkerThreads
-from aiomilter.app.host import FaultPolicy
 from tests.aio.serving import Recorder, errors, recorder, serving, session, until_true, warnings
 from tests.mta import (
     ABORT,
@@ -223,19 +223,9 @@ class FakeTransport(asyncio.Transport):
 
 def connected(factory: Callable[[], Milter], **settings: Any) -> FakeTransport:
     """Return a transport with a connection on it."""
-    config = Config(**settings)
     numbers = itertools.count(1)
-    return FakeTransport(
-        Connection(
-            factory,
-            config,
-            FaultPolicy(Status.TEMPFAIL, config.handler_timeout, config.eom_timeout),
-            WorkerThreads(1),
-            memoryview(bytearray(131_072)),
-            lambda: f"s{next(numbers)}",
-            lambda _connection: None,
-        )
-    )
+    shared = Shared(Config(**settings), WorkerThreads(1), lambda: f"s{next(numbers)}")
+    return FakeTransport(Connection(factory, shared, "inet:1", lambda _connection: None))
 
 
 async def ended(transport: FakeTransport) -> None:

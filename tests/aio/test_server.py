@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -189,43 +188,6 @@ async def test_connections_are_counted() -> None:
             await until_open(server, 1)
             mta.send(QUIT)
             await until_open(server, 0)
-
-
-async def test_above_the_limit_connections_are_closed_at_once_with_one_record(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async with serving(Idle, max_connections=2) as server:
-        listener = server.sockets[0]
-        async with Mta.connected(listener) as one, Mta.connected(listener) as two:
-            await one.begin()
-            await two.begin()
-            for _ in range(10):
-                async with Mta.connected(listener) as refused:
-                    assert await refused.rest() == b""
-            # Those that are open go on.
-            assert await one.ask(MAIL) == b"c"
-            two.send(QUIT)
-            await until_open(server, 1)
-            async with Mta.connected(listener) as three:
-                await three.begin()
-    (line,) = warnings(caplog)
-    assert line == "closed 1 new connection(s) at once: 2 are open, the limit is 2"
-
-
-async def test_what_has_not_been_told_is_told_later(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("aiomilter.aio.server._REFUSALS_LOGGED_EVERY_S", 0.05)
-    async with serving(Idle, max_connections=1) as server:
-        listener = server.sockets[0]
-        async with Mta.connected(listener) as one:
-            await one.begin()
-            for pause in (0, 0, 0, 0.06):
-                await asyncio.sleep(pause)
-                async with Mta.connected(listener) as refused:
-                    assert await refused.rest() == b""
-    lines = warnings(caplog)
-    assert [line.split()[1] for line in lines] == ["1", "3"]
 
 
 async def test_the_limit_of_a_packet_is_configured(caplog: pytest.LogCaptureFixture) -> None:

@@ -134,7 +134,11 @@ def _quiet_root(monkeypatch: pytest.MonkeyPatch) -> None:
         ("cli_milter --listen no/m.sock", "--listen: 'no/m.sock' is no address"),
         ("cli_milter --listen unix:no/m.sock", "No such file or directory; make its folder first"),
         ("cli_milter --listen unix:cli_milter.py", "there is a file that is no socket"),
-        ("cli_milter --listen inet:9@192.0.2.1", "; take an address of this host"),
+        ("cli_milter --listen inet:9@192.0.2.1", "is not the loopback address"),
+        (
+            "cli_milter --listen inet:9@192.0.2.1 --allowed-networks 192.0.2.0/24",
+            "; take an address of this host",
+        ),
         ("cli_milter --listen inet:0 --backlog x", "invalid value for '--backlog': 'x' is not"),
         ("cli_milter --listen inet:0 --backlog 0", "--backlog: backlog is at least 1"),
         ("cli_milter --listen inet:0 --config none.toml", "cannot read none.toml"),

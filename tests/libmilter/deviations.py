@@ -378,7 +378,7 @@ def _macros_of_the_next_message(step: Step) -> bool:
 
 def _refused_instead_of_begun(step: Step) -> bool:
     """D34: the same without a callback for MAIL; there it is the beginning of another message."""
-    if not step.refusal_is_due or not step.leaves_out_mail:
+    if not step.refusal_is_due:
         return False
     due = step.refusal_of_data if step.before.answers(step.letter) else b""
     return step.ours.output == due and not step.ours.events and not step.ours.closed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
+from ipaddress import ip_network
 
 from aiomilter.errors import ConfigError
 from aiomilter.session.status import Status
@@ -17,6 +18,7 @@ _ON_ERROR = {
     "accept": Status.ACCEPT,
     "continue": Status.CONTINUE,
 }
+_OVERLOAD = ("tempfail", "close")
 _MOST_CONNECTIONS = 4096
 _DESCRIPTORS_KEPT_FREE = 64
 
@@ -41,6 +43,15 @@ class Config:
     Attributes:
         max_connections: How many connections are served at a time; an MTA opens one for each of
             its SMTP clients. Default: 4096, or 64 less than the process may have descriptors.
+        max_connections_per_peer: How many of them one host may have, on TCP; 0 for no such limit.
+        overload: What becomes of a connection above these limits. ``tempfail``: its MTA is told to
+            answer its client with a temporary failure. ``close``: it is closed, and the MTA does
+            what it is configured to do without a milter, which may be to let mail pass.
+        allowed_networks: Who may connect on TCP, as ``192.0.2.0/24``; empty for everybody who
+            reaches the address. An address other than the loopback is only listened on if there
+            are some: whoever connects can claim to be an MTA, and any client at all.
+        memory_budget: How many bytes all connections together may have sent without having been
+            served; those that have sent some are not read from for a while above three quarters.
         max_packet_bytes: The largest payload that is let in, refused as soon as its length is
             known. Default: libmilter's 65,535. Before the negotiation it is 4,096.
         negotiation_timeout: From the connection to the end of the negotiation. Postfix and
@@ -66,6 +77,10 @@ class Config:
     """
 
     max_connections: int = field(default_factory=_default_max_connections)
+    max_connections_per_peer: int = 0
+    overload: str = "tempfail"
+    allowed_networks: tuple[str, ...] = ()
+    memory_budget: int = 256 * 2**20
     max_packet_bytes: int = MAX_PAYLOAD_BYTES
     negotiation_timeout: float = 10.0
     packet_timeout: float = 30.0
@@ -89,13 +104,16 @@ class Config:
                 self._check_time(setting.name, value)
             elif setting.type == "int" and (type(value) is not int or value < 0):
                 raise ConfigError(f"{setting.name} is a non-negative integer, not {value!r}")
-        for name in ("max_connections", "max_threads", "backlog"):
+        for name in ("max_connections", "max_threads", "backlog", "memory_budget"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is at least 1")
         if not 1 <= self.max_packet_bytes <= MAX_PAYLOAD_BYTES_1M:
             raise ConfigError(
                 f"max_packet_bytes is from 1 to {MAX_PAYLOAD_BYTES_1M}, not {self.max_packet_bytes}"
             )
+        if self.overload not in _OVERLOAD:
+            raise ConfigError(f"overload is one of {', '.join(_OVERLOAD)}; not {self.overload!r}")
+        self._normalise_networks()
         if self.unix_mode > 0o777:
             raise ConfigError(f"unix_mode is at most 0o777, not {self.unix_mode:#o}")
         self._normalise_on_error()
@@ -112,6 +130,16 @@ class Config:
         least = 0.0 if name == "stop_grace" else math.nextafter(0, 1)
         if not isinstance(value, (int, float)) or not least <= value < math.inf:
             raise ConfigError(f"{name} is a number of seconds above 0, not {value!r}")
+
+    def _normalise_networks(self) -> None:
+        value: object = self.allowed_networks
+        if type(value) not in (tuple, list):
+            raise ConfigError(f"allowed_networks is a tuple of networks, not {value!r}")
+        try:
+            networks = tuple(str(ip_network(network)) for network in self.allowed_networks)
+        except ValueError as error:
+            raise ConfigError(f"allowed_networks: {error}; write it as 192.0.2.0/24") from None
+        object.__setattr__(self, "allowed_networks", networks)
 
     def _normalise_on_error(self) -> None:
         value = self.on_error

@@ -18,19 +18,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import logging
 from collections.abc import Awaitable, Callable
 from typing import cast
 
-from aiomilter.aio.config import Config
 from aiomilter.aio.deadline import DeadlineTimer
 from aiomilter.aio.line import Line
+from aiomilter.aio.memory import COUNTED_BYTES, SIP_BYTES, KeptBytes
+from aiomilter.aio.phase import Phase
+from aiomilter.aio.shared import Shared
 from aiomilter.aio.task import ServingTask
-from aiomilter.aio.threads import Job, JobState, WorkerThreads
-from aiomilter.app.dispatch import Dispatcher
+from aiomilter.aio.threads import Job, JobState
 from aiomilter.app.handlers import HandlerKind
-from aiomilter.app.host import Abandoned, Cut, FaultPolicy
+from aiomilter.app.host import Abandoned, Cut
 from aiomilter.app.milter import Milter
 from aiomilter.errors import RemoteProtocolError
 from aiomilter.session.events import ConnectionEnd, Event
@@ -50,18 +50,8 @@ _BUFFER_BYTES = 2 * 65_536
 """Above this the MTA is no longer read from until a handler has returned."""
 
 
-class _Phase(enum.Enum):
-    """What the connection is about; the timer's deadline is for that."""
-
-    BETWEEN = enum.auto()
-    MTA = enum.auto()
-    HANDLER = enum.auto()
-    HOOK = enum.auto()
-    WRITE = enum.auto()
-
-
 # Hot path: members of an enum as globals.
-_BETWEEN, _MTA, _HANDLER = _Phase.BETWEEN, _Phase.MTA, _Phase.HANDLER
+_BETWEEN, _MTA, _HANDLER = Phase.BETWEEN, Phase.MTA, Phase.HANDLER
 _EVENT, _EOM = HandlerKind.EVENT, HandlerKind.EOM
 
 
@@ -77,9 +67,13 @@ class Connection(asyncio.BufferedProtocol):
         "_is_aborted",
         "_is_stopping",
         "_job",
+        "_kept",
         "_line",
+        "_listener",
         "_loop",
+        "_observers",
         "_on_done",
+        "_opened_at",
         "_packets_at_deadline",
         "_phase",
         "_read_buffer",
@@ -95,33 +89,29 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(
         self,
         factory: Callable[[], Milter],
-        config: Config,
-        policy: FaultPolicy,
-        threads: WorkerThreads,
-        read_buffer: memoryview,
-        session_ids: Callable[[], str],
+        shared: Shared,
+        listener: str,
         on_done: Callable[[Connection], None],
     ) -> None:
         """Be ready for a transport.
 
         Args:
             factory: Makes the milter of a session.
-            config: The server's settings.
-            policy: Those of them that the dispatcher keeps.
-            threads: For handlers that block.
-            read_buffer: What the transport reads to. One for all connections: its contents are
-                taken out at once. asyncio would allocate 256 KiB for each read and cut them to
-                size, which leaves the heap of a process with many connections full of holes.
-            session_ids: Makes the id of a session.
+            shared: What it has in common with the other connections of the server.
+            listener: The address that was connected to, for handlers and the log.
             on_done: Called once, when the connection is over and all hooks have run.
         """
-        self._config = config
-        self._threads = threads
-        self._read_buffer = read_buffer
+        config = self._config = shared.config
+        self._kept = KeptBytes(shared.memory)
+        self._threads = shared.threads
+        self._read_buffer = shared.read_buffer
         self._on_done = on_done
         self._loop = asyncio.get_running_loop()
         self._session = FilterSession(config.max_packet_bytes)
-        self._dispatcher = Dispatcher(factory, self._session, self, policy, session_ids)
+        self._dispatcher = shared.dispatcher(factory, self._session, self, listener)
+        self._observers = shared.observation.observers
+        self._listener = listener
+        self._opened_at = self._loop.time()
         self._timer = DeadlineTimer(self._loop, self._on_deadline)
         self._phase = _BETWEEN
         self._waiter: asyncio.Future[Event | None] | None = None
@@ -145,12 +135,13 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start to serve."""
         self._line = Line(cast("asyncio.Transport", transport), self._loop)
+        self._observers.connection_opened(self._listener, str(self._line.peer))
         self._task = ServingTask(self._serve(self._line), loop=self._loop)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where to read to."""
         del sizehint
-        return self._read_buffer
+        return self._read_buffer if not self._kept.is_tight else self._read_buffer[:SIP_BYTES]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take in bytes; the task is woken only for an event."""
@@ -160,6 +151,7 @@ class Connection(asyncio.BufferedProtocol):
         if waiter is None or waiter.done():
             if session.buffered_bytes > _BUFFER_BYTES and self._line is not None:
                 self._line.pause_reading()
+            self._kept.count(session.buffered_bytes, self._line)
             return
         try:
             event = session.next_event()
@@ -170,6 +162,8 @@ class Connection(asyncio.BufferedProtocol):
             self._finish_batch()
         else:
             waiter.set_result(event)
+            if nbytes > COUNTED_BYTES:
+                self._kept.count(session.buffered_bytes, self._line)
 
     def eof_received(self) -> bool:
         """Note the end of the stream; keep the other direction open for answers."""
@@ -247,7 +241,7 @@ class Connection(asyncio.BufferedProtocol):
             self._phase = _HANDLER
             deadline = min(deadline, now + self._config.progress_interval)
         else:
-            self._phase = _Phase.HOOK
+            self._phase = Phase.HOOK
         self._timer.set(deadline)
         if self._session.has_data_to_send:
             # Answers to commands before this one, sent together: they go in one write with this
@@ -303,25 +297,27 @@ class Connection(asyncio.BufferedProtocol):
 
     def _on_deadline(self) -> None:
         match self._phase:
-            case _Phase.HANDLER | _Phase.HOOK:
+            case Phase.HANDLER | Phase.HOOK:
                 self._on_handler_deadline()
-            case _Phase.MTA if self._waiter is not None and not self._waiter.done():
+            case Phase.MTA if self._waiter is not None and not self._waiter.done():
                 session = self._session
                 if not session.has_negotiated:
-                    reason = "nothing was negotiated in time"
+                    kind, reason = "negotiation", "nothing was negotiated in time"
                 elif session.buffered_bytes:
-                    reason = "a packet did not arrive whole in time"
+                    kind, reason = "packet", "a packet did not arrive whole in time"
                 else:
-                    reason = f"it was idle for {self._config.idle_timeout:g} s"
+                    kind, reason = "idle", f"it was idle for {self._config.idle_timeout:g} s"
+                self._observers.timed_out(kind)
                 self._log_end(reason)
                 session.close()
                 self._wake(None)
-            case _Phase.WRITE:
+            case Phase.WRITE:
                 assert self._line is not None
                 if self._line.has_been_read_from():
                     self._timer.set(self._loop.time() + self._config.write_timeout)
                 else:
                     self._log_end("the MTA did not read its answers in time")
+                    self._observers.timed_out("write")
                     self._line.abort()
             case _:
                 pass
@@ -390,7 +386,10 @@ class Connection(asyncio.BufferedProtocol):
         finally:
             if ticket == self._ticket:
                 self._timer.close()
+                self._kept.release()
                 line.close(self._config.write_timeout)
+                seconds = self._loop.time() - self._opened_at
+                self._observers.connection_closed(self._listener, str(line.peer), seconds)
                 self._on_done(self)
 
     async def _serve_events(self, line: Line) -> None:
@@ -448,12 +447,15 @@ class Connection(asyncio.BufferedProtocol):
 
     def _finish_batch(self) -> None:
         """All that was read has been served: send the answers and look forward to more."""
+        self._dispatcher.settle()
         self._flush()
         line = self._line
         assert line is not None
         line.resume_reading()
         if self._session.more_is_on_its_way:
             line.acknowledge_at_once()
+        if self._kept.bytes or self._session.buffered_bytes:
+            self._kept.count(self._session.buffered_bytes)
         if self._phase is _MTA:
             self._timer.set(self._deadline_of_mta())
 
@@ -480,7 +482,7 @@ class Connection(asyncio.BufferedProtocol):
 
     async def _drain(self, line: Line) -> None:
         """Wait until the MTA has read enough of its answers."""
-        self._phase = _Phase.WRITE
+        self._phase = Phase.WRITE
         self._timer.set(self._loop.time() + self._config.write_timeout)
         try:
             await line.drain()
@@ -491,6 +493,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _log_protocol_error(self, error: RemoteProtocolError) -> None:
         self._log_end(f"in state {self._session.state.name}: {error}")
+        self._observers.protocol_broken(self._listener)
 
     def _log_end(self, reason: str) -> None:
         peer = self._line.peer if self._line is not None else "?"

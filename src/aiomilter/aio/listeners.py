@@ -6,20 +6,29 @@ Rules of this file:
   a fitting umask and listens only when all is set.
 - A socket at the path that somebody serves is left alone, and starting fails. One that nobody
   serves is taken over. Anything that is no socket is never touched.
-- At the end the path is removed only if it still is the socket that was made here.
+- From looking at what is there until our socket listens the directory is locked (flock), so that
+  of several that start at one moment none takes a socket for stale that is about to be served.
+- At the end the path is removed only if it still is the socket that was made here. It is removed
+  while the socket is open: a closed one's inode number may be a successor's by then.
+- An address that other hosts can reach is only bound if it is said who may connect: whoever does
+  can claim to be an MTA. Sockets that were handed in are the decision of who has made them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import grp
+import logging
 import os
 import pwd
 import socket
 import stat
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
 
 from aiomilter.aio.address import Address, parse_address
 from aiomilter.aio.config import Config
@@ -27,8 +36,14 @@ from aiomilter.errors import ConfigError
 
 __all__ = ["Listener", "open_listeners"]
 
+_logger = logging.getLogger("aiomilter")
+
 _FIRST_SYSTEMD_DESCRIPTOR = 3
 _PROBE_TIMEOUT_S = 1.0
+_LOCK_TIMEOUT_S = 2.0
+"""How long another start in the same directory is waited for. One takes under a millisecond, but
+up to a second if it has to find out about a socket whose owner is stuck."""
+_LOCK_RETRY_S = 0.01
 
 
 @dataclass(slots=True)
@@ -37,24 +52,31 @@ class Listener:
 
     Attributes:
         sock: The socket; non-blocking, listening.
-        label: For the log.
+        label: The address, as it was configured.
         owned_path: The path of a unix socket that was made here, with device and inode.
+        permissions: Who may connect to that.
     """
 
     sock: socket.socket
     label: str
     owned_path: tuple[str, int, int] | None = None
+    permissions: str = ""
+
+    @property
+    def description(self) -> str:
+        """The address and who may connect, for the log."""
+        return f"{self.label} ({self.permissions})" if self.permissions else self.label
 
     def close(self) -> None:
         """Close the socket and remove its path, if that is still ours."""
+        if self.owned_path is not None:
+            path, device, inode = self.owned_path
+            self.owned_path = None
+            with contextlib.suppress(OSError):
+                found = os.lstat(path)
+                if (found.st_dev, found.st_ino) == (device, inode):
+                    os.unlink(path)
         self.sock.close()
-        if self.owned_path is None:
-            return
-        path, device, inode = self.owned_path
-        with contextlib.suppress(OSError):
-            found = os.lstat(path)
-            if (found.st_dev, found.st_ino) == (device, inode):
-                os.unlink(path)
 
 
 def open_listeners(where: tuple[str | socket.socket, ...], config: Config) -> list[Listener]:
@@ -130,17 +152,22 @@ def _open_descriptor(number: int, label: str, config: Config) -> Listener:
 
 def _systemd_descriptors(address: Address) -> list[int]:
     """Return the descriptors that systemd has passed, by sd_listen_fds(3)."""
-    environ = os.environ
-    count = environ.get("LISTEN_FDS", "")
-    is_number = count.isascii() and count.isdigit() and len(count) < 5
-    if environ.get("LISTEN_PID") != str(os.getpid()) or not is_number or int(count) == 0:
+    count = os.environ.get("LISTEN_FDS", "")
+    owner = os.environ.get("LISTEN_PID", "")
+    problem = f"{address}: systemd has passed no sockets to this process"
+    if not count or not owner:
+        raise ConfigError(f"{problem}; start it by its socket unit")
+    if owner != str(os.getpid()):
         raise ConfigError(
-            f"{address}: systemd has passed no sockets to this process; start it by its socket unit"
+            f"{problem}: those of LISTEN_FDS are for process {owner!r}, and this is {os.getpid()}; "
+            f"a script that starts it has to do so by exec"
         )
+    if not (count.isascii() and count.isdigit() and len(count) < 5) or int(count) == 0:
+        raise ConfigError(f"{problem}: LISTEN_FDS is {count!r}; see ListenStream= of its unit")
     numbers = range(_FIRST_SYSTEMD_DESCRIPTOR, _FIRST_SYSTEMD_DESCRIPTOR + int(count))
     if not address.name:
         return list(numbers)
-    names = environ.get("LISTEN_FDNAMES", "").split(":")
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
     found = [number for number, name in zip(numbers, names, strict=False) if name == address.name]
     if not found:
         raise ConfigError(f"{address}: systemd has passed sockets named {', '.join(names)}")
@@ -157,6 +184,9 @@ def _open_inet(address: Address, config: Config) -> list[Listener]:
         # A name that IDNA cannot encode is a UnicodeError.
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{address}: host {address.host!r}: {reason}") from error
+    # All of them first: a host name may have an address of each kind.
+    for *_, where in found:
+        _check_reach(address, str(where[0]), config)
     listeners: list[Listener] = []
     for host_family, _type, _protocol, _name, where in dict.fromkeys(found):
         sock = socket.socket(host_family, socket.SOCK_STREAM)
@@ -175,38 +205,112 @@ def _open_inet(address: Address, config: Config) -> list[Listener]:
     return listeners
 
 
+def _check_reach(address: Address, host: str, config: Config) -> None:
+    """Refuse an address that others can reach, unless it is said who may."""
+    # A link-local address comes with its interface.
+    found = ip_address(host.partition("%")[0])
+    if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
+        found = found.ipv4_mapped
+    if not found.is_loopback and not config.allowed_networks:
+        raise ConfigError(
+            f"{address}: {host} is not the loopback address, and whoever reaches it can claim to "
+            f"be an MTA; say who may connect by allowed_networks, such as "
+            f"Config(allowed_networks=('192.0.2.0/24',)), or listen on the loopback address"
+        )
+
+
 def _open_unix(address: Address, config: Config) -> Listener:
     path = address.path
     uid = _number(config.unix_owner, "unix_owner", lambda name: pwd.getpwnam(name).pw_uid)
     gid = _number(config.unix_group, "unix_group", lambda name: grp.getgrnam(name).gr_gid)
-    _make_room(path, address)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    umask = os.umask(0o777 & ~config.unix_mode)
-    try:
-        sock.bind(path)
-    except OSError as error:
-        sock.close()
-        raise ConfigError(f"cannot make the socket {address}: {error.strerror}") from error
-    finally:
-        os.umask(umask)
-    made = os.lstat(path)
-    listener = Listener(sock, str(address), (path, made.st_dev, made.st_ino))
-    try:
-        if uid != -1 or gid != -1:
-            os.chown(path, uid, gid)
-        os.chmod(path, config.unix_mode)
-        _adopt(sock, str(address), config)
-        listener.label = f"{address} ({_permissions(path)})"
-    except ConfigError:
-        listener.close()
-        raise
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f"cannot set owner, group and mode of the socket {address}: {error.strerror}; only "
-            f"root may give it to others, and a user only to a group of their own"
-        ) from error
+    directory = os.path.dirname(path) or "."
+    _check_directory(directory, address)
+    with _locked(directory, address):
+        _make_room(path, address)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        umask = os.umask(0o777 & ~config.unix_mode)
+        try:
+            sock.bind(path)
+        except OSError as error:
+            sock.close()
+            raise ConfigError(f"cannot make the socket {address}: {error.strerror}") from error
+        finally:
+            os.umask(umask)
+        made = os.lstat(path)
+        listener = Listener(sock, str(address), (path, made.st_dev, made.st_ino))
+        try:
+            if uid != -1 or gid != -1:
+                os.chown(path, uid, gid)
+            os.chmod(path, config.unix_mode)
+            _adopt(sock, str(address), config)
+            listener.permissions = _permissions(path)
+        except ConfigError:
+            listener.close()
+            raise
+        except OSError as error:
+            listener.close()
+            raise ConfigError(
+                f"cannot set owner, group and mode of the socket {address}: {error.strerror}; only "
+                f"root may give it to others, and a user only to a group of their own"
+            ) from error
     return listener
+
+
+def _check_directory(directory: str, address: Address) -> None:
+    """Refuse a directory that is not there, and tell of one where anybody can take our place."""
+    try:
+        found = os.stat(directory)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"cannot make the socket {address}: there is no directory {directory!r} (make it, or "
+            f"have systemd do so by RuntimeDirectory=): {error.strerror}"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"cannot look at {directory!r} of {address}: {error.strerror}") from error
+    if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+        _logger.warning(
+            "%s: everybody on this host may write to the directory %r, and so put a socket of "
+            "their own in place of this one; take a directory that only its owner may write to",
+            address,
+            directory,
+        )
+
+
+@contextlib.contextmanager
+def _locked(directory: str, address: Address) -> Generator[None]:
+    """Keep other starts out of a directory, as far as it can be locked."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        # It may be one that we can search and write to, but not read.
+        yield
+        return
+    try:
+        _wait_for_lock(descriptor, directory, address)
+        yield
+    finally:
+        # The lock ends with it.
+        os.close(descriptor)
+
+
+def _wait_for_lock(descriptor: int, directory: str, address: Address) -> None:
+    deadline = time.monotonic() + _LOCK_TIMEOUT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise ConfigError(
+                    f"{address}: another process holds a lock on the directory {directory!r}, as a "
+                    f"milter does that is just starting there; try again, or take a directory of "
+                    f"its own"
+                ) from error
+            time.sleep(_LOCK_RETRY_S)
+        except OSError:
+            # Not every file system has locks.
+            return
+        else:
+            return
 
 
 def _permissions(path: str) -> str:
@@ -237,6 +341,9 @@ def _make_room(path: str, address: Address) -> None:
         probe.settimeout(_PROBE_TIMEOUT_S)
         try:
             probe.connect(path)
+        except BlockingIOError as error:
+            # Its backlog is full.
+            raise ConfigError(f"{address}: another process is listening there") from error
         except OSError as error:
             if error.errno not in (errno.ECONNREFUSED, errno.ENOENT):
                 raise ConfigError(

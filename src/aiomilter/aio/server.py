@@ -13,25 +13,27 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import itertools
 import logging
-import os
 import socket
-import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Self, TypeAlias
 
+from aiomilter.aio.acceptor import Acceptor
+from aiomilter.aio.admission import Admission, Decision
 from aiomilter.aio.config import Config
 from aiomilter.aio.connection import Connection
 from aiomilter.aio.listeners import Listener, open_listeners
+from aiomilter.aio.shared import Shared
 from aiomilter.aio.threads import WorkerThreads
 from aiomilter.app.handlers import handler_table
-from aiomilter.app.host import FaultPolicy
 from aiomilter.app.milter import Milter
+from aiomilter.app.observer import Observer, Observers
 from aiomilter.app.reply import Reply
+from aiomilter.app.socket_info import SocketInfo
 from aiomilter.errors import ConfigError
+from aiomilter.session.status import Status
 
 __all__ = ["Lifespan", "MilterFactory", "Server", "serve"]
 
@@ -50,9 +52,6 @@ _IDLE_GRACE_S = 2.0
 """How long a connection without a message in progress may wait for its next command."""
 _LAST_MOMENT_S = 1.0
 """How long connections may take to end after the grace: for answers and hooks."""
-_READ_BYTES = 128 * 1024
-"""How much is read at a time: a full packet and the beginning of the next."""
-_REFUSALS_LOGGED_EVERY_S = 10.0
 
 
 class Server:
@@ -75,6 +74,7 @@ class Server:
         *listen: str | socket.socket,
         config: Config | None = None,
         lifespan: Lifespan | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         """Prepare a server; nothing is opened yet.
 
@@ -83,6 +83,7 @@ class Server:
             *listen: Addresses (see `aiomilter.aio.address`) and bound stream sockets.
             config: The settings; None for the defaults.
             lifespan: Entered ahead of listening, left after the last connection.
+            observers: Who is told what happens, such as metrics.
 
         Raises:
             ConfigError: The milter class cannot work.
@@ -108,23 +109,19 @@ class Server:
         self._lifespan = lifespan
         self._exit_stack = AsyncExitStack()
         self._listeners: list[Listener] = []
-        self._servers: list[asyncio.Server] = []
+        self._acceptors: list[Acceptor] = []
         self._connections: set[Connection] = set()
         self._all_done = asyncio.Event()
         self._all_done.set()
         self._hurried = asyncio.Event()
         self._is_stopped = False
-        self._refused = 0
-        self._refusals_logged_at = float("-inf")
         self._threads = WorkerThreads(self.config.max_threads)
-        self._read_buffer = memoryview(bytearray(_READ_BYTES))
-        self._policy = FaultPolicy(
-            on_error=self.config.error_status,
-            handler_timeout_s=self.config.handler_timeout,
-            eom_timeout_s=self.config.eom_timeout,
-        )
-        numbers = itertools.count(1)
-        self._session_ids = lambda: f"{os.getpid():x}.{next(numbers):x}"
+        self._shared = Shared(self.config, self._threads, observers=observers)
+
+    @property
+    def observers(self) -> Observers:
+        """All observers as one."""
+        return self._shared.observation.observers
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
@@ -159,10 +156,12 @@ class Server:
         try:
             if self._lifespan is not None:
                 await self._exit_stack.enter_async_context(_lifespan_of(self._lifespan))
+            loop = asyncio.get_running_loop()
+            self._admission = Admission(self.config, loop.time)
             self._listeners = open_listeners(self._listen, self.config)
             for listener in self._listeners:
-                self._servers.append(await self._accept_from(listener))
-                _logger.info("listening on %s", listener.label)
+                self._acceptors.append(Acceptor(listener, self._make_protocol, loop))
+                _logger.info("listening on %s", listener.description)
         except BaseException:
             await self.stop(0)
             raise
@@ -178,11 +177,11 @@ class Server:
                 time. With 0 running handlers are cut short at once.
         """
         self._is_stopped = True
-        for server in self._servers:
-            server.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
         for listener in self._listeners:
             listener.close()
-        self._servers.clear()
+        self._acceptors.clear()
         self._listeners.clear()
         grace = self.config.stop_grace if grace is None else grace
         for connection in self._connections:
@@ -217,55 +216,37 @@ class Server:
             for wait in waits:
                 wait.cancel()
 
-    async def _accept_from(self, listener: Listener) -> asyncio.Server:
-        loop = asyncio.get_running_loop()
-        backlog = self.config.backlog
-        if listener.sock.family != socket.AF_UNIX:
-            return await loop.create_server(
-                self._make_protocol, sock=listener.sock, backlog=backlog
-            )
-        # Removing the path is the listener's: asyncio would not look whose socket it is by then.
-        keep: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
-        return await loop.create_unix_server(
-            self._make_protocol, sock=listener.sock, backlog=backlog, **keep
-        )
-
-    def _make_protocol(self) -> asyncio.BaseProtocol:
-        if self._is_stopped or len(self._connections) >= self.config.max_connections:
-            self._note_refusal()
-            return _Refusal()
+    def _make_protocol(self, sock: socket.socket, label: str) -> asyncio.BaseProtocol | None:
+        if self._is_stopped:
+            return None
+        decision, host = self._admission.decide(sock)
+        if decision is not Decision.SERVE:
+            is_limit = decision is Decision.SHED or self._admission.is_allowed(host)
+            self.observers.turned_away("limit" if is_limit else "network")
+        if decision is Decision.CLOSE:
+            return None
         connection = Connection(
-            self._factory,
-            self.config,
-            self._policy,
-            self._threads,
-            self._read_buffer,
-            self._session_ids,
-            self._forget,
+            self._factory if decision is Decision.SERVE else _Overloaded,
+            self._shared,
+            label,
+            functools.partial(self._forget, decision=decision, host=host),
         )
         self._connections.add(connection)
         self._all_done.clear()
         return connection
 
-    def _forget(self, connection: Connection) -> None:
+    def _forget(self, connection: Connection, decision: Decision, host: str) -> None:
+        self._admission.leave(decision, host)
         self._connections.discard(connection)
         if not self._connections:
             self._all_done.set()
 
-    def _note_refusal(self) -> None:
-        self._refused += 1
-        now = asyncio.get_running_loop().time()
-        if now - self._refusals_logged_at >= _REFUSALS_LOGGED_EVERY_S:
-            self._refusals_logged_at = now
-            if self._is_stopped:
-                return
-            _logger.warning(
-                "closed %d new connection(s) at once: %d are open, the limit is %d",
-                self._refused,
-                len(self._connections),
-                self.config.max_connections,
-            )
-            self._refused = 0
+
+class _Overloaded(Milter):
+    """What a connection above the limits gets."""
+
+    async def on_connect(self, hostname: str, client: SocketInfo) -> Status:
+        return Status.TEMPFAIL
 
 
 def _check_milter_class(milter: type[Milter]) -> None:
@@ -288,19 +269,13 @@ def _lifespan_of(lifespan: Lifespan) -> AbstractAsyncContextManager[object]:
     return lifespan()
 
 
-class _Refusal(asyncio.Protocol):
-    """Closes a connection that there is no room for; the MTA's default action decides."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
-
-
 async def serve(
     milter_factory: MilterFactory,
     *listen: str | socket.socket,
     config: Config | None = None,
     shutdown: Awaitable[object] | None = None,
     lifespan: Lifespan | None = None,
+    observers: Sequence[Observer] = (),
 ) -> None:
     """Serve until ``shutdown`` is done, then stop in an orderly way; for programs of one's own.
 
@@ -312,11 +287,14 @@ async def serve(
         config: The settings; None for the defaults.
         shutdown: Anything that can be awaited; None to serve until cancelled.
         lifespan: Entered ahead of listening, left after the last connection.
+        observers: Who is told what happens, such as metrics.
 
     Raises:
         ConfigError: The milter class or an address cannot work.
     """
-    async with Server(milter_factory, *listen, config=config, lifespan=lifespan):
+    async with Server(
+        milter_factory, *listen, config=config, lifespan=lifespan, observers=observers
+    ):
         if shutdown is None:
             shutdown = asyncio.get_running_loop().create_future()
         await shutdown

@@ -190,7 +190,10 @@ class EomActions:
         """Return the packets of all edits, and take no more; called by the library."""
         self._is_open = False
         before, behind = self._edits[: self._body_at], self._edits[self._body_at :]
-        return b"".join(before + self._body + behind)
+        packets = b"".join(before + self._body + behind)
+        # Whoever keeps this keeps no body, which may be large.
+        self._edits, self._body = [], []
+        return packets
 
     def _require(self, action: Actions | None, call: str) -> None:
         if not self._is_open:

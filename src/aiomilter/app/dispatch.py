@@ -8,6 +8,8 @@ Rules of this file:
   SMTP session.
 - The text of an exception never reaches the MTA.
 - Nothing here knows of asyncio: time, threads and cancellation are the `Host`'s.
+
+How a handler is run, within its budget, is in `HandlerRunner`.
 """
 
 from __future__ import annotations
@@ -15,19 +17,19 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-import os
 from collections.abc import Callable
-from functools import partial
 
 from aiomilter.app.actions import EomActions
 from aiomilter.app.arguments import ARGUMENTS
-from aiomilter.app.facts import Facts, SessionLog
-from aiomilter.app.handlers import Handler, HandlerKind, HandlerTable, handler_table
-from aiomilter.app.host import Abandoned, Cut, FaultPolicy, Host
+from aiomilter.app.facts import Facts
+from aiomilter.app.handlers import Handler, HandlerKind, handler_table
+from aiomilter.app.host import Cut, FaultPolicy, Host
 from aiomilter.app.milter import Milter
 from aiomilter.app.negotiation import Negotiation
-from aiomilter.app.reply import Reply
+from aiomilter.app.results import FAILED, describe_wrong_result, read_result
+from aiomilter.app.running import FaultError, GoneError, HandlerRunner
 from aiomilter.app.text import describe_error, show_value
+from aiomilter.app.watch import Observation
 from aiomilter.errors import LocalProtocolError
 from aiomilter.session.events import (
     ConnectionEnd,
@@ -42,7 +44,7 @@ from aiomilter.session.filter import FilterSession
 from aiomilter.session.negotiation import NegotiationOffer, Request
 from aiomilter.session.status import Status
 from aiomilter.spec import Options, State
-from aiomilter.wire.commands import Rcpt
+from aiomilter.wire.commands import EndOfMessage, Rcpt
 
 __all__ = ["Dispatcher"]
 
@@ -50,42 +52,25 @@ _logger = logging.getLogger("aiomilter")
 
 _CONTINUE, _NOREPLY, _SKIP = Status.CONTINUE, Status.NOREPLY, Status.SKIP
 _HANDLED_BY_ALL_STAGES = (1 << len(State)) - 1
+_EOM_BIT = 1 << State.EOM
 
 
-class _FaultError(Exception):
-    """A handler failed, and the log knows of it; only the answer remains to be given."""
-
-    def __init__(self, answer: Status) -> None:
-        super().__init__(answer)
-        self.answer = answer
-
-
-class _GoneError(Exception):
-    """A handler was cut short because nobody waits for its answer."""
-
-
-class Dispatcher:
+class Dispatcher(HandlerRunner):
     """Serves the events of one connection with a milter's handlers."""
 
     __slots__ = (
         "_actions",
-        "_arguments",
         "_default_request",
         "_factory",
-        "_facts",
         "_handlers",
         "_has_dropped",
-        "_has_stray",
         "_has_warned",
-        "_host",
         "_is_discarded",
+        "_listener",
         "_message_failed",
-        "_milter",
-        "_policy",
-        "_running",
+        "_observation",
         "_session",
         "_session_ids",
-        "_table",
     )
 
     def __init__(
@@ -95,6 +80,8 @@ class Dispatcher:
         host: Host,
         policy: FaultPolicy,
         session_ids: Callable[[], str],
+        listener: str = "",
+        observation: Observation | None = None,
     ) -> None:
         """Begin with a connection that has just been accepted.
 
@@ -104,29 +91,21 @@ class Dispatcher:
             host: What runs this.
             policy: What handlers may take and what a fault costs.
             session_ids: Makes the id of a session.
+            listener: The address that the MTA has connected to.
+            observation: Who listens to what happens; None for nobody.
         """
+        super().__init__(host, policy, Facts("-", session.macros, listener))
         self._factory = factory
         self._session = session
-        self._host = host
-        self._policy = policy
         self._session_ids = session_ids
-        self._facts = Facts("-", session.macros)
-        self._milter: Milter | None = None
-        self._table: HandlerTable | None = None
+        self._listener = listener
+        self._observation = observation
         self._handlers: dict[type[Event], Handler] = {}
-        self._running: Handler | None = None
-        self._arguments: tuple[object, ...] = ()
         self._default_request: Request | None = None
         self._message_failed = False
-        self._has_stray = False
         self._has_dropped = False
         self._actions: EomActions | None = None
         self._has_warned = False
-
-    @property
-    def log(self) -> SessionLog:
-        """The library's own log, with the ids of session and message."""
-        return SessionLog(_logger, self._facts)
 
     async def handle(self, event: Event) -> None:
         """Serve one event; its answer, if it expects one, is given to the session.
@@ -142,12 +121,18 @@ class Dispatcher:
         if handler is None:
             await self._handle_other(event)
             return
+        # Hot path: all that records and metrics cost where nobody wants any.
+        watch = self._watch
+        if watch is not None:
+            watch.see(event)
         if self._message_failed and self._session.message_is_open:
             self._give_fault_answer(self._policy.on_error)
+            self.settle()
             return
+        result: object = FAILED
         try:
             if handler.kind is HandlerKind.EOM:
-                await self._end_message(handler)
+                result = await self._end_message(handler)
                 return
             arguments = ARGUMENTS[kind](self._facts, event)
             result = await self._run(handler, arguments)
@@ -160,13 +145,22 @@ class Dispatcher:
                 self._is_discarded |= given is Status.DISCARD
             if kind is Rcpt:
                 self._note_recipient(handler, arguments, given)
-        except _FaultError as fault:
+        except FaultError as fault:
             self._give_fault_answer(fault.answer)
             if kind is Rcpt:
                 arguments = ARGUMENTS[kind](self._facts, event)
                 self._note_recipient(handler, arguments, fault.answer)
-        except _GoneError:
+        except GoneError:
             return
+        finally:
+            if watch is not None:
+                watch.note_handler(handler.name, result)
+                self.settle()
+
+    def settle(self) -> None:
+        """Make the record of a message that is over; also of one that the session has answered."""
+        if self._watch is not None:
+            self._watch.settle(is_open=self._session.message_is_open)
 
     def abandon(self) -> None:
         """Answer in place of a handler that does not come back, and go on without it."""
@@ -176,13 +170,16 @@ class Dispatcher:
         self._has_stray = True
         if self._actions is not None:
             self._actions.close()
-        self._log_fault(handler.name, Cut.ABANDONED.value, None)
+        self._log_fault(handler.name, Cut.ABANDONED.value, None, kind="abandoned")
+        # For the task that takes over: it inherits the context that this is called in.
+        self._facts.context.enter()
         if self._default_request is not None:
             self._agree_after_fault(self._default_request, self._policy.on_error)
         elif handler.kind is not HandlerKind.HOOK:
             self._give_fault_answer(self._policy.on_error)
             if handler.name == "on_rcpt":
                 self._note_recipient(handler, self._arguments, self._policy.on_error)
+            self.settle()
 
     def answer_internal_error(self) -> None:
         """Let the MTA have a temporary failure for the event in hand, and end the session."""
@@ -192,123 +189,32 @@ class Dispatcher:
                 session.respond(Status.TEMPFAIL)
         session.close()
 
-    # Running a handler
-
-    async def _run(self, handler: Handler, arguments: tuple[object, ...]) -> object:
-        """Run a handler and return its result.
-
-        Raises:
-            _FaultError: It failed.
-            _GoneError: It was cut short because nobody waits for its answer.
-        """
-        limit_s = handler.time_limit_s
-        if limit_s is None:
-            policy = self._policy
-            is_eom = handler.kind is HandlerKind.EOM
-            limit_s = policy.eom_timeout_s if is_eom else policy.handler_timeout_s
-        host = self._host
-        if self._has_stray:
-            # A thread cannot be stopped, and a coroutine need not heed its cancellation. What is
-            # left at work on this milter must not meet another message there.
-            self._has_stray = host.is_stray_at_work()
-            if self._has_stray and handler.kind is not HandlerKind.HOOK:
-                reason = "not called: an earlier handler, cut short, is still at work"
-                raise self._fault(handler.name, reason, None)
-        self._running, self._arguments = handler, arguments
-        ticket = host.start_clock(limit_s, handler.kind)
-        try:
-            if handler.is_async:
-                result = await handler.function(self._milter, *arguments)
-            else:
-                call = partial(handler.function, self._milter, *arguments)
-                result = await host.run_in_thread(call)
-        except BaseException as error:  # noqa: BLE001  (a milter may raise anything)
-            self._check_cut(handler, host.stop_clock(ticket), limit_s)
-            self._running = None
-            raise self._fault(handler.name, describe_error(error), error) from None
-        self._check_cut(handler, host.stop_clock(ticket), limit_s)
-        self._running = None
-        return result
-
-    def _check_cut(self, handler: Handler, cut: Cut | None, limit_s: float) -> None:
-        """Raise what a handler that was cut short deserves; return if it was not."""
-        if cut is None:
-            return
-        if cut is Cut.ABANDONED:
-            raise Abandoned
-        self._running = None
-        self._has_stray = True
-        if cut is Cut.CONNECTION_LOST:
-            raise _GoneError
-        if cut in (Cut.TIME_LIMIT, Cut.BLOCKED_LOOP, Cut.NO_THREAD):
-            raise self._fault(handler.name, f"{cut.value} of {limit_s:g} s", None)
-        raise self._fault(handler.name, cut.value, None, Status.TEMPFAIL)
-
-    def _fault(
-        self,
-        where: str,
-        reason: str,
-        error: BaseException | None,
-        answer: Status | None = None,
-    ) -> _FaultError:
-        """Log a fault; return what is to be raised for it."""
-        if answer is None:
-            answer = self._policy.on_error
-        self._log_fault(where, reason, error, answer)
-        return _FaultError(answer)
-
-    def _log_fault(
-        self, where: str, reason: str, error: BaseException | None, answer: Status | None = None
-    ) -> None:
-        answer = answer or self._policy.on_error
-        lets_pass = answer in (Status.ACCEPT, Status.CONTINUE)
-        consequence = f"; the answer is {answer.name}"
-        if where in ("on_abort", "on_close"):
-            consequence = ""
-        elif lets_pass:
-            consequence += ", so mail passes unfiltered"
-        self.log.error(
-            "fault %s in %s of %s: %s%s",
-            os.urandom(4).hex(),
-            where,
-            self._table.class_name if self._table else "the milter",
-            reason,
-            consequence,
-            exc_info=error,
-        )
-
     # Answers
 
     def _answer(self, handler: Handler, result: object, edits: bytes = b"") -> Status:
         """Give a handler's result to the session; return what the MTA makes of it.
 
         Raises:
-            _FaultError: It is none that this handler may have.
+            FaultError: It is none that this handler may have.
         """
-        session = self._session
-        text: bytes | None = None
-        if isinstance(result, Reply):
-            status = Status.REJECT if result.is_permanent else Status.TEMPFAIL
-            text = result.encode()
-        elif result is None:
-            status = _CONTINUE
-        elif type(result) is Status and result is not Status.ALL_OPTS:
-            status = result
-        else:
+        known = read_result(result)
+        if known is None:
             raise self._wrong_result(handler, result)
+        session = self._session
+        status, text = known
         if status is _NOREPLY:
             if session.may_answer() and not handler.no_reply:
                 raise self._wrong_result(handler, result)
             status = _CONTINUE
         given = status
-        if status in (_CONTINUE, _SKIP):
-            pass
-        elif not session.may_answer():
+        if status not in (_CONTINUE, _SKIP) and not session.may_answer():
             self._note_dropped(handler, result, "the stage was negotiated without replies")
             given = _CONTINUE
         elif handler.name == "on_unknown" and not session.takes_verdict_at_unknown(status):
             self._note_dropped(handler, result, "there is no message that it could be meant for")
             given = _CONTINUE
+        elif self._watch is not None:
+            self._watch.note_answer(handler.name[3:], status, result, edits)
         session.respond(status, text, edits)
         return given
 
@@ -316,21 +222,19 @@ class Dispatcher:
         """Log a verdict without effect: once a connection, as there may be very many headers."""
         level = logging.DEBUG if self._has_dropped else logging.WARNING
         self._has_dropped = True
+        if self._watch is not None:
+            self._watch.note_dropped(handler.name)
         what = show_value(result)
         self.log.log(level, "%s returned %s, which is dropped: %s", handler.name, what, reason)
 
-    def _wrong_result(self, handler: Handler, result: object) -> _FaultError:
-        if inspect.iscoroutine(result):
-            result.close()
-            hint = "a coroutine; declare the handler with 'async def' or await it"
-        elif result is _NOREPLY:
-            hint = "NOREPLY without being declared no_reply: the MTA would wait for an answer"
-        else:
-            hint = f"{show_value(result)}; a handler returns a Status, a Reply or None"
-        return self._fault(handler.name, f"it returned {hint}", None)
+    def _wrong_result(self, handler: Handler, result: object) -> FaultError:
+        reason = f"it returned {describe_wrong_result(result)}"
+        return self._fault(handler.name, reason, None, kind="wrong_result")
 
     def _give_fault_answer(self, answer: Status) -> None:
         session = self._session
+        if self._watch is not None:
+            self._watch.note_answer(session.state.name.lower(), answer)
         if session.may_answer():
             session.respond(answer)
             return
@@ -348,7 +252,7 @@ class Dispatcher:
             return
         self._facts.recipients.append(str(arguments[0]))
 
-    async def _end_message(self, handler: Handler) -> None:
+    async def _end_message(self, handler: Handler) -> object:
         actions = EomActions(self._session.actions, self._host.send_progress)
         self._actions = actions
         try:
@@ -356,6 +260,7 @@ class Dispatcher:
         finally:
             edits = actions.close()
         self._answer(handler, result, edits)
+        return result
 
     # Other events
 
@@ -364,11 +269,15 @@ class Dispatcher:
             case MessageStart():
                 self._begin_message()
             case MessageAborted():
+                if self._watch is not None:
+                    self._watch.settle(is_open=False, is_aborted=not self._is_discarded)
                 if not self._is_discarded:
                     await self._run_hook("on_abort")
             case SessionStart():
                 self._begin_session()
             case SessionEnd():
+                if self._watch is not None:
+                    self._watch.end_session()
                 await self._run_hook("on_close")
                 self._end_session()
             case NegotiationOffer():
@@ -377,14 +286,27 @@ class Dispatcher:
                 self._note_ignored(event)
             case ConnectionEnd():
                 pass
+            case EndOfMessage() if self._table is not None:
+                # Only for the record: without one the session answers it.
+                self._answer_unhandled_end()
             case _:
                 # Only without a milter: all stages count as handled then.
                 self._give_fault_answer(self._policy.on_error)
+                self.settle()
+
+    def _answer_unhandled_end(self) -> None:
+        if self._watch is not None:
+            self._watch.see(EndOfMessage())
+            self._watch.note_answer("eom", _CONTINUE)
+        self._session.respond(_CONTINUE)
+        self.settle()
 
     def _begin_session(self) -> None:
         session = self._session
         self._end_session()
-        self._facts = Facts(self._session_ids(), session.macros)
+        facts = self._facts = Facts(self._session_ids(), session.macros, self._listener)
+        facts.context.enter()
+        self._watch = self._observation.watch(facts) if self._observation is not None else None
         try:
             milter = self._factory()
             if not isinstance(milter, Milter):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -393,21 +315,23 @@ class Dispatcher:
                 raise TypeError("the factory made the same object twice: one is one session")
             table = handler_table(type(milter))
             # Also on a class that lets nobody else set attributes, such as a frozen dataclass.
-            object.__setattr__(milter, "_facts", self._facts)
+            object.__setattr__(milter, "_facts", facts)
         except BaseException as error:  # noqa: BLE001  (a factory may raise anything)
             self._log_fault("the factory", describe_error(error), error)
             session.start(_HANDLED_BY_ALL_STAGES)
             return
         self._milter, self._table, self._handlers = milter, table, table.by_event
-        session.start(table.handled)
+        session.start(table.handled if self._watch is None else table.handled | _EOM_BIT)
 
     def _end_session(self) -> None:
-        self._milter = self._table = None
+        self._milter = self._table = self._watch = None
         self._handlers = {}
         self._message_failed = self._is_discarded = False
 
     def _begin_message(self) -> None:
         self._message_failed = self._is_discarded = False
+        if self._watch is not None:
+            self._watch.begin_message()
         self._facts.begin_message()
         milter, table = self._milter, self._table
         if milter is None or table is None or not table.begins_messages:
@@ -421,14 +345,16 @@ class Dispatcher:
             self._message_failed = True
             if fault.answer is not _CONTINUE:
                 self._session.owe(fault.answer)
+                if self._watch is not None:
+                    self._watch.note_answer("mail", fault.answer)
 
     async def _run_hook(self, name: str) -> None:
         handler = self._table.by_name.get(name) if self._table else None
         if handler is None:
             return
         try:
-            result = await self._run(handler, ())
-        except (_FaultError, _GoneError):
+            result = await self._run_aside(handler, ())
+        except (FaultError, GoneError):
             return
         if inspect.iscoroutine(result):
             result.close()
@@ -451,9 +377,9 @@ class Dispatcher:
         self._default_request = request
         try:
             asked = await self._ask(handler, negotiation)
-        except _FaultError as fault:
+        except FaultError as fault:
             self._agree_after_fault(request, fault.answer)
-        except _GoneError:
+        except GoneError:
             return
         else:
             self._default_request = None
@@ -472,7 +398,7 @@ class Dispatcher:
     async def _ask(self, handler: Handler, negotiation: Negotiation) -> Request | None:
         """Let `on_negotiate` decide; return its request, or None if it refuses the MTA."""
         default_options = negotiation.options
-        result = await self._run(handler, (negotiation,))
+        result = await self._run_aside(handler, (negotiation,))
         if result is Status.ALL_OPTS:
             negotiation.actions = negotiation.offered_actions
             negotiation.options = default_options

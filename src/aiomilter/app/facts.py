@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+from aiomilter.app.context import MessageContext
 from aiomilter.app.macros import Macros
 from aiomilter.app.socket_info import SocketInfo
 from aiomilter.app.text import decode_text
@@ -28,7 +29,9 @@ class Facts:
         "_client",
         "_macros",
         "connect",
+        "context",
         "helo_name",
+        "listener",
         "log",
         "macro_store",
         "recipients",
@@ -36,14 +39,16 @@ class Facts:
         "session_id",
     )
 
-    def __init__(self, session_id: str, macro_store: MacroStore) -> None:
+    def __init__(self, session_id: str, macro_store: MacroStore, listener: str = "") -> None:
         self.session_id = session_id
+        self.listener = listener
         self.macro_store = macro_store
         self.connect: Connect | None = None
         self.helo_name: str | None = None
         self.sender: str | None = None
         self.recipients: list[str] = []
         self.log: SessionLog | None = None
+        self.context = MessageContext(session_id, self._queue_id)
         self._client: SocketInfo | None = None
         self._macros: Macros | None = None
 
@@ -51,6 +56,9 @@ class Facts:
         """Forget the message before."""
         self.sender = None
         self.recipients = []
+        self.context.end()
+        self.context = MessageContext(self.session_id, self._queue_id)
+        self.context.enter()
 
     @property
     def hostname(self) -> str | None:
@@ -76,6 +84,9 @@ class Facts:
     @property
     def queue_id(self) -> str | None:
         """The macro ``i``, or None as long as the MTA has not told it."""
+        return self.macros.get("i")
+
+    def _queue_id(self) -> str | None:
         return self.macros.get("i")
 
 

@@ -100,6 +100,11 @@ class Milter:
         return self._facts.queue_id
 
     @fact
+    def listener(self) -> str:
+        """The address of this server that the MTA has connected to, as it was configured."""
+        return self._facts.listener
+
+    @fact
     def session_id(self) -> str:
         """This session's id in the logs."""
         return self._facts.session_id

@@ -16,11 +16,14 @@ import itertools
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
 from aiomilter.aio.address import Address
+from aiomilter.aio.admission import Admission, host_of
+from aiomilter.aio.config import Config
 from aiomilter.aio.dial import dial
 from aiomilter.aio.line import Line
 from aiomilter.aio.listeners import Listener
@@ -50,13 +53,17 @@ class Proxy:
         counts: What has passed so far.
     """
 
-    def __init__(self, to: Address, report: Callable[[Entry], None]) -> None:
+    def __init__(
+        self, to: Address, report: Callable[[Entry], None], config: Config | None = None
+    ) -> None:
         """Prepare a proxy; time begins now.
 
         Args:
             to: Where the milter is.
             report: Told of everything that happens.
+            config: Says who may connect (`Config.allowed_networks`); None for everybody.
         """
+        self._admission = Admission(config or Config(), time.monotonic)
         self.counts = Counts()
         self._to = to
         self._report = report
@@ -81,7 +88,14 @@ class Proxy:
         )
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Take a connection from an MTA."""
+        """Take a connection from an MTA, if it may connect."""
+        try:
+            is_allowed = self._admission.is_allowed(host_of(writer.get_extra_info("socket")))
+        except OSError:
+            is_allowed = False  # it is gone already
+        if not is_allowed:
+            writer.transport.abort()
+            return
         task = self._loop.create_task(self._serve(_Side("mta", reader, writer)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

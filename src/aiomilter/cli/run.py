@@ -8,9 +8,12 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import click
 
+from aiomilter import logs
+from aiomilter.aio.metrics_http import MetricsServer, parse_metrics_address
 from aiomilter.aio.runner import new_event_loop, run_until_signal
 from aiomilter.aio.server import Lifespan, MilterFactory, Server
 from aiomilter.app.handlers import handler_table
@@ -26,6 +29,8 @@ from aiomilter.cli.loading import (
 )
 from aiomilter.cli.settings import (
     CONFIG_NAMES,
+    CRASH_VERDICTS,
+    LOG_FORMATS,
     LOG_LEVELS,
     Settings,
     config_options,
@@ -33,6 +38,9 @@ from aiomilter.cli.settings import (
     settings_of,
 )
 from aiomilter.errors import ConfigError
+
+if TYPE_CHECKING:
+    from aiomilter.contrib.prometheus import PrometheusObserver
 
 __all__ = ["run"]
 
@@ -75,6 +83,30 @@ class _Run(click.Command):
     metavar="MODULE:NAME",
     help="An asynchronous context manager, or a function that returns one, around serving.",
 )
+@click.option(
+    "--workers",
+    type=click.INT,
+    metavar="NUMBER",
+    help="Serve with so many processes, each of which loads the milter; SIGHUP replaces them by "
+    "new ones without losing a connection. Limits are those of each.",
+)
+@click.option(
+    "--worker-timeout",
+    type=click.FLOAT,
+    metavar="SECONDS",
+    help="How long the event loop of a worker may be blocked before it is killed. [default: 30]",
+)
+@click.option(
+    "--crash-limit",
+    type=click.INT,
+    metavar="NUMBER",
+    help="How many workers a message may end before it no longer reaches the milter. [default: 3]",
+)
+@click.option(
+    "--crash-verdict",
+    type=click.Choice(CRASH_VERDICTS, case_sensitive=False),
+    help="What such a message gets instead. [default: tempfail]",
+)
 @click.option("--check", is_flag=True, help="Load everything, show the settings, and end.")
 @click.option("--reload", is_flag=True, help="Start anew when a file changes, for development.")
 @click.option(
@@ -86,6 +118,16 @@ class _Run(click.Command):
     "--log-level",
     type=LOG_LEVELS,
     help="From which level on to log. [default: info, or what the milter's module sets up]",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(LOG_FORMATS, case_sensitive=False),
+    help="How to log; json is one object a line. [default: text]",
+)
+@click.option(
+    "--metrics",
+    metavar="HOST:PORT",
+    help="Serve /metrics for Prometheus, and /healthz, there.",
 )
 @click.pass_context
 def run(
@@ -101,7 +143,19 @@ def run(
     if check:
         _check(settings)
     elif reload:
+        if settings.workers is not None:
+            raise CommandError("--reload is for development, with one process: leave --workers out")
         _reload(settings, config_file, ctx.meta[_ARGUMENTS])
+    elif settings.workers is not None:
+        _require_address(settings)
+        # Late, as it needs gunicorn.
+        from aiomilter.cli.workers import run_with_workers
+
+        if settings.metrics is not None:
+            raise CommandError(
+                "--metrics is for one process; with --workers set PROMETHEUS_MULTIPROC_DIR"
+            )
+        run_with_workers(settings, lambda: _set_up_logging(settings))
     else:
         _serve(settings)
 
@@ -110,14 +164,16 @@ def _serve(settings: Settings) -> None:
     factory = load_milter(settings.milter)
     lifespan = load_lifespan(settings.lifespan) if settings.lifespan else None
     _require_address(settings)
-    _set_up_logging(settings.log_level)
+    _set_up_logging(settings)
+    observer = _metrics_observer() if settings.metrics else None
     try:
         run_until_signal(
             factory,
             *settings.listen,
             config=settings.config,
-            lifespan=lambda: _tried(factory, settings.milter, lifespan),
+            lifespan=lambda: _served(factory, settings, lifespan, observer),
             uvloop=settings.uvloop,
+            observers=() if observer is None else (observer,),
         )
     except ConfigError as error:
         raise CommandError(f"{error}{advice_about(error)}") from error
@@ -164,6 +220,31 @@ async def _tried(
         yield
 
 
+@contextlib.asynccontextmanager
+async def _served(
+    factory: MilterFactory,
+    settings: Settings,
+    lifespan: Lifespan | None,
+    observer: PrometheusObserver | None,
+) -> AsyncGenerator[None]:
+    """All that is open while the milter serves: the lifespan, and the metrics."""
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(_tried(factory, settings.milter, lifespan))
+        if observer is not None and settings.metrics is not None:
+            host, port = parse_metrics_address(settings.metrics)
+            await stack.enter_async_context(MetricsServer(observer.render, host, port))
+        yield
+
+
+def _metrics_observer() -> PrometheusObserver:
+    try:
+        # Late, as it needs prometheus_client.
+        from aiomilter.contrib.prometheus import PrometheusObserver
+    except ImportError as error:
+        raise CommandError("--metrics needs more: pip install 'aiomilter[prometheus]'") from error
+    return PrometheusObserver()
+
+
 def _manager_of(lifespan: Lifespan) -> AbstractAsyncContextManager[object]:
     if isinstance(lifespan, AbstractAsyncContextManager):
         return lifespan  # pyright: ignore[reportUnknownVariableType]  (it is a class's argument)
@@ -194,13 +275,12 @@ def _reload(settings: Settings, config_file: Path | None, arguments: list[str]) 
     reload_on_change(command, folder, config_file, settings.config.stop_grace)
 
 
-def _set_up_logging(level: str | None) -> None:
+def _set_up_logging(settings: Settings) -> None:
     """Log to stderr, unless the milter's module has set up logging by itself."""
-    root = logging.getLogger()
+    root, level = logging.getLogger(), settings.log_level
     if not root.hasHandlers():
-        logging.basicConfig(
-            level=(level or "info").upper(), format="%(asctime)s %(levelname)s %(message)s"
-        )
+        log_format: Literal["text", "json"] = "json" if settings.log_format == "json" else "text"
+        logs.install(log_format, (level or "info").upper())
     elif level is not None:
         root.setLevel(level.upper())
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -26,12 +27,15 @@ import click
 
 from aiomilter.aio.address import parse_address
 from aiomilter.aio.config import Config
+from aiomilter.aio.metrics_http import parse_metrics_address
 from aiomilter.cli.console import CommandError
 from aiomilter.errors import ConfigError
 from aiomilter.session.status import Status
 
 __all__ = [
     "CONFIG_NAMES",
+    "CRASH_VERDICTS",
+    "LOG_FORMATS",
     "LOG_LEVELS",
     "Settings",
     "config_options",
@@ -44,6 +48,9 @@ CONFIG_NAMES = tuple(field.name for field in fields(Config))
 
 _COMMAND_LINE = "command line"
 _ON_ERROR = ["tempfail", "reject", "accept", "continue"]
+_OVERLOAD = ["tempfail", "close"]
+LOG_FORMATS = ["text", "json"]
+CRASH_VERDICTS = ["tempfail", "reject", "accept", "discard"]
 _MAX_MODE = 0o777
 _OCTAL = re.compile(r"(0o)?[0-7]{1,4}")
 
@@ -59,6 +66,12 @@ class Settings:
         lifespan: The name of the lifespan, or None.
         uvloop: Whether to use uvloop; None to use it if it is installed.
         log_level: One of `LOG_LEVELS`; None for what the milter sets up, or else ``info``.
+        log_format: ``text`` or ``json``; None for what the milter sets up, or else ``text``.
+        metrics: The host and port that serve metrics and a health check, or None.
+        workers: How many processes serve; None for this one alone.
+        worker_timeout: For how many seconds the event loop of one may be blocked.
+        crash_limit: How many of them a message may end.
+        crash_verdict: One of `CRASH_VERDICTS`, for a message that has ended so many.
         origins: Where a setting is from, by its name; those that are not there are defaults.
     """
 
@@ -68,6 +81,12 @@ class Settings:
     lifespan: str | None
     uvloop: bool | None
     log_level: str | None
+    log_format: str | None
+    metrics: str | None
+    workers: int | None
+    worker_timeout: float
+    crash_limit: int
+    crash_verdict: str
     origins: Mapping[str, str]
 
 
@@ -89,6 +108,19 @@ def _seconds(value: object) -> float:
     if type(value) not in (int, float):
         raise ValueError
     return float(cast("int | float", value))
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError
+    return value
+
+
+def _positive_seconds(value: object) -> float:
+    seconds = _seconds(value)
+    if not 0 < seconds < math.inf:
+        raise ValueError
+    return seconds
 
 
 def _mode(value: object) -> int:
@@ -146,6 +178,7 @@ _KINDS = {
         _one_of(_ON_ERROR),
         click.Choice(_ON_ERROR, case_sensitive=False),
     ),
+    "tuple[str, ...]": _Kind("a list of texts in quotes", _texts, metavar="TEXT"),
     "str | int | None": _Kind("a name or number", _of_type(str, int), metavar="NAME"),
 }
 """By the types that the fields of `Config` are declared with."""
@@ -157,7 +190,18 @@ _SETTINGS: dict[str, _Kind] = {
     "lifespan": _TEXT,
     "uvloop": _Kind("true or false", _of_type(bool)),
     "log_level": _Kind(f"one of {', '.join(LOG_LEVELS.choices)}", _one_of(LOG_LEVELS.choices)),
-    **{field.name: _KINDS[str(field.type)] for field in fields(Config)},
+    "log_format": _Kind(f"one of {', '.join(LOG_FORMATS)}", _one_of(LOG_FORMATS)),
+    "metrics": _Kind("HOST:PORT in quotes", _of_type(str)),
+    "workers": _Kind("a whole number from 1 on", _count),
+    "worker_timeout": _Kind("a number of seconds above 0", _positive_seconds),
+    "crash_limit": _Kind("a whole number from 1 on", _count),
+    "crash_verdict": _Kind(f"one of {', '.join(CRASH_VERDICTS)}", _one_of(CRASH_VERDICTS)),
+    **{field.name: _KINDS[str(field.type)] for field in fields(Config) if field.type != "str"},
+    "overload": _Kind(
+        f"one of {', '.join(_OVERLOAD)}",
+        _one_of(_OVERLOAD),
+        click.Choice(_OVERLOAD, case_sensitive=False),
+    ),
     "unix_mode": _Kind('octal permissions, as in "0660" or 0o660', _mode, metavar="MODE"),
 }
 
@@ -175,7 +219,11 @@ def config_options() -> list[click.Parameter]:
         if field.default not in (MISSING, None):
             text = f"{text} [default: {_shown(field.name, cast('object', field.default))}]"
         option = click.Option(
-            [f"--{_dashed(field.name)}"], type=kind.option, metavar=kind.metavar, help=text
+            [f"--{_dashed(field.name)}"],
+            type=kind.option,
+            metavar=kind.metavar,
+            multiple=str(field.type).startswith("tuple"),
+            help=text,
         )
         options.append(option)
     return options
@@ -232,6 +280,12 @@ def _settings(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings
         lifespan=values.get("lifespan"),
         uvloop=values.get("uvloop"),
         log_level=values.get("log_level"),
+        log_format=values.get("log_format"),
+        metrics=values.get("metrics"),
+        workers=values.get("workers"),
+        worker_timeout=values.get("worker_timeout", 30.0),
+        crash_limit=values.get("crash_limit", 3),
+        crash_verdict=values.get("crash_verdict", "tempfail"),
         origins=origins,
     )
 
@@ -243,6 +297,8 @@ def _checked(name: str, value: object, where: str) -> Any:
         converted: Any = kind.convert(value)
         if name in CONFIG_NAMES:
             Config(**{name: converted})
+        elif name == "metrics":
+            parse_metrics_address(converted)
         elif name == "listen":
             for address in converted:
                 parse_address(address)
@@ -331,4 +387,6 @@ def _shown(name: str, value: object) -> str:
         return value.name.lower()
     if name == "unix_mode":
         return f"{value:04o}"
+    if value == ():
+        return "none"
     return f"{value:g}" if isinstance(value, float) else str(value)

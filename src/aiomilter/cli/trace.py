@@ -60,8 +60,20 @@ _LAST_LINES_S = 2.0
     help="Permissions of a unix socket to listen on, in octal.",
 )
 @click.option("--unix-group", metavar="GROUP", help="Its group, such as postfix.")
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="NETWORK",
+    help="Who may connect, as 192.0.2.0/24; needed for another address than the loopback.",
+)
 def trace(
-    listen: str, to: str, record: Path | None, quiet: bool, unix_mode: str, unix_group: str | None
+    listen: str,
+    to: str,
+    record: Path | None,
+    quiet: bool,
+    unix_mode: str,
+    unix_group: str | None,
+    allow: tuple[str, ...],
 ) -> None:
     """Stand between an MTA and a milter, and show every packet.
 
@@ -73,7 +85,7 @@ def trace(
     """  # noqa: D301  (click wants the character itself)
     with errors_as_sentences(to):
         target = _target(to, listen)
-        config = Config(unix_mode=_mode(unix_mode), unix_group=unix_group)
+        config = Config(unix_mode=_mode(unix_mode), unix_group=unix_group, allowed_networks=allow)
         with contextlib.ExitStack() as at_end:
             try:
                 listeners = open_listeners((listen,), config)
@@ -88,7 +100,7 @@ def trace(
             printer = None if quiet else _Printer()
             tracing = _Tracing(writer, printer)
             try:
-                counts = run_to_end(tracing.run(listeners, target, config.backlog))
+                counts = run_to_end(tracing.run(listeners, target, config))
             finally:
                 if writer is not None:
                     writer.close()
@@ -180,7 +192,7 @@ class _Tracing:
         self._printer = printer
         self.record_fault = ""
 
-    async def run(self, listeners: list[Listener], to: Address, backlog: int) -> Counts:
+    async def run(self, listeners: list[Listener], to: Address, config: Config) -> Counts:
         """Forward until a signal comes."""
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
@@ -188,10 +200,10 @@ class _Tracing:
             loop.add_signal_handler(number, stop.set)
         if self._printer is not None:
             self._printer.start(lambda: loop.call_soon_threadsafe(stop.set))
-        proxy = Proxy(to, self._report)
-        servers = [await proxy.serve(listener, backlog) for listener in listeners]
+        proxy = Proxy(to, self._report, config)
+        servers = [await proxy.serve(listener, config.backlog) for listener in listeners]
         for listener in listeners:
-            stderr.print(f"listening on {printable(listener.label)}, forwarding to ", end="")
+            stderr.print(f"listening on {printable(listener.description)}, forwarding to ", end="")
             stderr.print(printable(str(to)), markup=False)
         await stop.wait()
         for server in servers:

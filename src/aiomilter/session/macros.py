@@ -65,7 +65,8 @@ class MacroStore:
         if slot is None or payload.find(NUL, 1) < 0:
             return False
         self._sets[slot] = payload
-        self._recent.append(slot)
+        if slot not in self._recent:
+            self._recent.append(slot)
         self.version += 1
         return True
 

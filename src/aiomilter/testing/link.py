@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterator, Mapping
 from aiomilter.aio.config import Config
 from aiomilter.aio.connection import Connection
 from aiomilter.aio.mta import MilterConnection, Timeouts
+from aiomilter.aio.shared import Shared
 from aiomilter.aio.threads import WorkerThreads
 from aiomilter.app.dispatch import Dispatcher
 from aiomilter.app.facts import Facts, SessionLog
-from aiomilter.app.host import FaultPolicy
 from aiomilter.app.milter import Milter
 from aiomilter.app.mta.conversation import Conversation
 from aiomilter.app.mta.kind import Mta
@@ -35,11 +35,11 @@ __all__ = ["Link"]
 
 _logger = logging.getLogger("aiomilter")
 
-_READ_BYTES = 128 * 1024
 _EAGER_TURNS = 200
 """For how many turns of the loop to look on at once; after that a thread is at work, or a timer."""
 _LOOK_EVERY_S = 0.001
 _NEVER_S = 86_400.0
+_LISTENER = "memory"
 _numbers = itertools.count(1)
 
 
@@ -96,14 +96,8 @@ class _WatchedConnection(Connection):
         threads: WorkerThreads,
         seen: Observations,
     ) -> None:
-        policy = FaultPolicy(
-            on_error=config.error_status,
-            handler_timeout_s=config.handler_timeout,
-            eom_timeout_s=config.eom_timeout,
-        )
         name = f"test.{next(_numbers)}"
         sessions = itertools.count(1)
-        buffer = memoryview(bytearray(_READ_BYTES))
         self.over = asyncio.Event()
 
         def make_milter() -> Milter:
@@ -114,10 +108,17 @@ class _WatchedConnection(Connection):
         def session_id() -> str:
             return f"{name}.{next(sessions)}"
 
-        super().__init__(
-            make_milter, config, policy, threads, buffer, session_id, lambda _: self.over.set()
+        shared = Shared(config, threads, session_id)
+        super().__init__(make_milter, shared, _LISTENER, lambda _: self.over.set())
+        dispatcher = _WatchedDispatcher(
+            make_milter,
+            self._session,
+            self,
+            shared.policy,
+            session_id,
+            _LISTENER,
+            shared.observation,
         )
-        dispatcher = _WatchedDispatcher(make_milter, self._session, self, policy, session_id)
         dispatcher.seen = seen
         self._dispatcher = self.watched = dispatcher
 

@@ -1,0 +1,131 @@
+"""Telling systemd how the program is doing: the protocol of sd_notify(3).
+
+Rules of this file:
+
+- A message is a datagram of lines ``NAME=VALUE`` to the socket that NOTIFY_SOCKET names: a path,
+  or ``@`` and a name that is in no file system. Without it nothing is sent.
+- Nothing here raises: that nobody listens must not end a program that serves.
+- Nothing here blocks: what does not fit into systemd's queue is sent a little later, in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Mapping
+
+__all__ = ["Notifier", "watchdog_period"]
+
+_logger = logging.getLogger("aiomilter")
+
+_RETRY_S = 0.05
+_MOST_WAITING = 32
+"""Messages that are kept for systemd to come round; what is older is of no interest then."""
+
+
+class Notifier:
+    """Sends messages to the service manager, if there is one; to be used within an event loop."""
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        """Look for the service manager.
+
+        Args:
+            environ: The environment of the program.
+        """
+        self._where = _socket_name(environ.get("NOTIFY_SOCKET", ""))
+        self._waiting: deque[bytes] = deque(maxlen=_MOST_WAITING)
+        self._retrying: asyncio.TimerHandle | None = None
+        self._has_failed = False
+
+    def ready(self, status: str) -> None:
+        """Tell that connections are served, at the beginning or after a reload.
+
+        Args:
+            status: For ``systemctl status``.
+        """
+        self._send("READY=1", _status(status))
+
+    def reloading(self) -> None:
+        """Tell that a reload has begun; `ready` tells of its end."""
+        # By sd_notify(3) in microseconds of CLOCK_MONOTONIC, which is this one on Linux.
+        self._send(
+            "RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", _status("reloading")
+        )
+
+    def stopping(self, seconds: float, status: str) -> None:
+        """Tell that the end has begun.
+
+        Args:
+            seconds: How long it may take. systemd does not kill before, even if TimeoutStopSec=
+                is shorter.
+            status: For ``systemctl status``.
+        """
+        extension = f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}"
+        self._send("STOPPING=1", extension, _status(status))
+
+    def alive(self) -> None:
+        """Tell that the event loop turns: the watchdog's sign of life."""
+        self._send("WATCHDOG=1")
+
+    def close(self) -> None:
+        """Send nothing more."""
+        self._waiting.clear()
+        if self._retrying is not None:
+            self._retrying.cancel()
+            self._retrying = None
+
+    def _send(self, *lines: str) -> None:
+        if self._where is None:
+            return
+        self._waiting.append("\n".join(lines).encode("utf-8", "replace"))
+        if self._retrying is None:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._retrying = None
+        try:
+            # A new one each time: systemd makes its own anew when it is itself renewed.
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.setblocking(False)
+                while self._waiting:
+                    sock.sendto(self._waiting[0], self._where or "")
+                    self._waiting.popleft()
+        except BlockingIOError:
+            self._retrying = asyncio.get_running_loop().call_later(_RETRY_S, self._flush)
+        except (OSError, ValueError) as error:
+            self._waiting.clear()
+            if not self._has_failed:
+                self._has_failed = True
+                _logger.warning("cannot tell systemd by NOTIFY_SOCKET: %s", error)
+
+
+def watchdog_period(environ: Mapping[str, str] = os.environ) -> float | None:
+    """Return how often the watchdog wants a sign of life, in seconds; None if there is none.
+
+    That is half of the time after which systemd takes the program for stuck, as
+    sd_watchdog_enabled(3) advises.
+
+    Args:
+        environ: The environment of the program.
+    """
+    limit = environ.get("WATCHDOG_USEC", "")
+    if not (limit.isascii() and limit.isdigit() and len(limit) < 20) or int(limit) == 0:
+        return None
+    if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    return int(limit) / 2e6
+
+
+def _socket_name(text: str) -> str | None:
+    if text.startswith("@"):
+        return f"\0{text[1:]}"
+    # Other forms, such as vsock:, are for virtual machines.
+    return text if text.startswith("/") else None
+
+
+def _status(text: str) -> str:
+    return f"STATUS={' '.join(text.split())}"

@@ -1,0 +1,60 @@
+"""Whose handler runs: a context variable, for the log lines of a milter's own code.
+
+Rules of this file:
+
+- It is set when a session and when a message begins, not for each command: what it holds looks up
+  the queue id, which MTAs tell late, when somebody asks.
+- Tasks and threads that a handler starts inherit it. One that is still at work when the next
+  message begins keeps what it knew, and is never shown the ids of another message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+
+__all__ = ["MessageContext", "current_context"]
+
+
+class MessageContext:
+    """The ids of a message, or of a session ahead of its first message.
+
+    Attributes:
+        session_id: The SMTP session.
+    """
+
+    __slots__ = ("_look_up", "_queue_id", "session_id")
+
+    def __init__(self, session_id: str, look_up: Callable[[], str | None]) -> None:
+        """Begin, without entering it.
+
+        Args:
+            session_id: The SMTP session.
+            look_up: Returns the queue id, or None as long as there is none.
+        """
+        self.session_id = session_id
+        self._look_up: Callable[[], str | None] | None = look_up
+        self._queue_id: str | None = None
+
+    @property
+    def queue_id(self) -> str | None:
+        """The queue id, or None if it is not known."""
+        if self._queue_id is None and self._look_up is not None:
+            self._queue_id = self._look_up()
+        return self._queue_id
+
+    def enter(self) -> None:
+        """Make it the current one, in this task and those that it starts from now on."""
+        _current.set(self)
+
+    def end(self) -> None:
+        """Note that the message is over: what comes over the wire now is another's."""
+        self._look_up = None
+
+
+_current: ContextVar[MessageContext | None] = ContextVar("aiomilter", default=None)
+
+
+def current_context() -> MessageContext | None:
+    """Return the context of the handler that runs, or None outside of handlers."""
+    return _current.get()

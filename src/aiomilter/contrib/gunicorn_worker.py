@@ -1,0 +1,307 @@
+"""One worker process: a server on sockets that it has inherited, under gunicorn's arbiter.
+
+Rules of this file:
+
+- SIGTERM lets messages in progress finish, as in a program of its own; SIGQUIT, or SIGTERM again,
+  ends at once. SIGINT is the arbiter's alone: a terminal sends it to both.
+- The sign of life comes from the event loop, so that a loop that is blocked gives none.
+- A worker ends when the process above it does, however that ended: the kernel closes its end of
+  a pipe then. A thread watches it, for the loop may be blocked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.workers.base import Worker
+
+from aiomilter.aio.config import Config
+from aiomilter.aio.ledger import CrashLedger, WorkerNotes, WorkerState
+from aiomilter.aio.monitor import LoopMonitor
+from aiomilter.aio.runner import (
+    cancel_what_is_left,  # pyright: ignore[reportPrivateUsage]  (runs a loop, as this does)
+    new_event_loop,
+    run_to_its_end,  # pyright: ignore[reportPrivateUsage]  (the same)
+)
+from aiomilter.aio.server import Lifespan, MilterFactory, Server
+from aiomilter.app.handlers import handler_table
+from aiomilter.app.milter import Milter
+from aiomilter.app.text import describe_error
+from aiomilter.contrib.gunicorn_guard import guard
+from aiomilter.contrib.gunicorn_log import ArbiterLog
+from aiomilter.errors import ConfigError
+from aiomilter.session.status import Status
+
+__all__ = ["STOP_SIGNALS", "MilterApplication", "MilterWorker", "Served", "WorkerSettings"]
+
+_logger = logging.getLogger("aiomilter")
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
+"""What must not be lost between the fork and the moment a worker knows what to do with it."""
+
+_CANNOT_START = 78
+"""EX_CONFIG of sysexits.h."""
+_ORPHAN_GRACE_S = 0.8
+_ORPHAN_END_S = 1.5
+"""How long a worker without the process above it may live; two seconds are promised."""
+_HURRY_S = 2.5
+_LAST_MOMENT_S = 1.0
+_BEATS_PER_TIMEOUT = 4
+
+
+class Served(NamedTuple):
+    """What a worker serves, as its own process has loaded it."""
+
+    factory: MilterFactory
+    lifespan: Lifespan | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    """How workers are run.
+
+    Attributes:
+        load: Loads what is served, in each worker anew.
+        listen: Addresses.
+        workers: How many.
+        config: The settings of each worker's server.
+        uvloop: Whether to use uvloop; None to use it if it is installed.
+        worker_timeout: For how many seconds a worker's event loop may be blocked.
+        crash_limit: After how many workers that it has ended a message gets ``crash_verdict``.
+        crash_verdict: What that message gets in place of its handlers.
+    """
+
+    load: Callable[[], Served]
+    listen: tuple[str, ...]
+    workers: int
+    config: Config
+    uvloop: bool | None = None
+    worker_timeout: float = 30.0
+    crash_limit: int = 3
+    crash_verdict: Status = Status.TEMPFAIL
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "crash_limit"):
+            value: object = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"{name} is a whole number from 1 on, not {value!r}")
+        if not self.worker_timeout > 0:
+            raise ConfigError(
+                f"worker_timeout is a number of seconds above 0, not {self.worker_timeout!r}"
+            )
+
+
+class MilterApplication(BaseApplication):
+    """What the arbiter and its workers have in common.
+
+    Attributes:
+        milter_settings: How workers are run.
+        ledger: The messages that end workers.
+        lifeline: The two ends of a pipe; the arbiter alone keeps the one that writes open.
+    """
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.milter_settings = settings
+        self.ledger = CrashLedger(settings.crash_limit)
+        self.lifeline = os.pipe()
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Set gunicorn up: no HTTP, nothing from its own files or command line."""
+        settings: dict[str, object] = {
+            "workers": self.milter_settings.workers,
+            "worker_class": MilterWorker,
+            "logger_class": ArbiterLog,
+            "proc_name": "aiomilter",
+            "control_socket_disable": True,
+        }
+        if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK):  # noqa: S108  (not a file)
+            # Signs of life are times of a file, and a disk that is busy must not delay them.
+            settings["worker_tmp_dir"] = "/dev/shm"  # noqa: S108  (gunicorn makes it safely)
+        for name, value in settings.items():
+            self.cfg.set(name, value)
+
+
+class MilterWorker(Worker):
+    """A worker process; before the fork, what the arbiter keeps of it.
+
+    Attributes:
+        notes: What it tells the arbiter, also after its death.
+        generation: Counts reloads.
+        spawned_at: When it was made, of the monotonic clock.
+        leave_by: When it must have ended, once it was asked to; None before.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.notes = WorkerNotes()
+        self.generation = 0
+        self.spawned_at = time.monotonic()
+        self.leave_by: float | None = None
+        application = self.app
+        assert isinstance(application, MilterApplication)
+        self._application = application
+        self._settings = application.milter_settings
+        self._served: Served | None = None
+        self._orphaned: Callable[[], None] | None = None
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it was asked to end."""
+        return self.leave_by is not None
+
+    def init_process(self) -> None:
+        """Begin, in the new process; returns when it has ended."""
+        reading, writing = self._application.lifeline
+        os.close(writing)
+        threading.Thread(target=self._watch_lifeline, args=(reading,), daemon=True).start()
+        try:
+            super().init_process()
+        except ConfigError as error:
+            _logger.error("worker %d cannot start: %s", os.getpid(), error)
+            sys.exit(_CANNOT_START)
+
+    def init_signals(self) -> None:
+        """Take signals until the event loop does."""
+        for number in self.SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGWINCH):
+            signal.signal(number, signal.SIG_IGN)
+        with contextlib.suppress(Exception):  # stderr may be none that it can write to
+            # Shows where a loop is blocked, when SIGABRT ends it, and what code in C died of.
+            faulthandler.enable()
+        signal.signal(signal.SIGUSR1, self.handle_usr1)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+    def load_wsgi(self) -> None:
+        """Load what is served."""
+        self._served = self._settings.load()
+
+    def run(self) -> None:
+        """Serve until a signal asks for the end."""
+        loop = new_event_loop(self._settings.uvloop)
+        asyncio.set_event_loop(loop)
+        try:
+            run_to_its_end(loop, self._serve())
+        finally:
+            try:
+                cancel_what_is_left(loop, _LAST_MOMENT_S)
+                loop.run_until_complete(loop.shutdown_asyncgens())
+            finally:
+                asyncio.set_event_loop(None)
+                loop.close()
+        self.notes.state = WorkerState.ENDED
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        server = self._make_server()
+        stop, hurry = asyncio.Event(), asyncio.Event()
+
+        def on_term() -> None:
+            (hurry if stop.is_set() else stop).set()
+
+        def on_quit() -> None:
+            stop.set()
+            hurry.set()
+
+        def on_orphaned() -> None:
+            _logger.error("worker %d: the process above is gone; ending", os.getpid())
+            stop.set()
+            loop.call_later(_ORPHAN_GRACE_S, hurry.set)
+
+        loop.add_signal_handler(signal.SIGTERM, on_term)
+        loop.add_signal_handler(signal.SIGQUIT, on_quit)
+        self._orphaned = lambda: cast("None", loop.call_soon_threadsafe(on_orphaned))
+        beat_period = self._settings.worker_timeout / _BEATS_PER_TIMEOUT
+        monitor = LoopMonitor(beat=self.notify, beat_period=beat_period)
+        monitor.start()
+        try:
+            starting = asyncio.ensure_future(server.start())
+            await _first_of(starting, stop)
+            if starting.done():
+                starting.result()
+                self.notes.state = WorkerState.SERVING
+                await stop.wait()
+            else:
+                starting.cancel()
+            await _stop(server, hurry)
+        finally:
+            monitor.stop()
+            for number in (signal.SIGTERM, signal.SIGQUIT):
+                loop.remove_signal_handler(number)
+                # The end has begun; its last steps are not to be cut off.
+                signal.signal(number, signal.SIG_IGN)
+
+    def _make_server(self) -> Server:
+        assert self._served is not None
+        factory, lifespan = self._served
+        config = self._settings.config
+        # For what it says about a class; the server itself sees no class, but a function.
+        Server(factory, *self.sockets, config=config, lifespan=lifespan)
+        watched = guard(factory, self.notes, self._application.ledger, self._settings.crash_verdict)
+        return Server(
+            watched,
+            *self.sockets,
+            config=config,
+            lifespan=lambda: _tried(factory, lifespan),
+        )
+
+    def _watch_lifeline(self, reading: int) -> None:
+        with contextlib.suppress(OSError):
+            os.read(reading, 1)
+        if self._orphaned is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the end is near
+                self._orphaned()
+            time.sleep(_ORPHAN_END_S)
+        os._exit(1)
+
+
+async def _first_of(task: asyncio.Future[Any], event: asyncio.Event) -> None:
+    waiting = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+
+
+async def _stop(server: Server, hurry: asyncio.Event) -> None:
+    stopping = asyncio.ensure_future(server.stop())
+    await _first_of(stopping, hurry)
+    if not stopping.done():
+        server.hurry()
+        await asyncio.wait([stopping], timeout=_HURRY_S)
+    if stopping.done():
+        stopping.result()
+
+
+@contextlib.asynccontextmanager
+async def _tried(factory: MilterFactory, lifespan: Lifespan | None) -> AsyncGenerator[None]:
+    """Within the lifespan, which the factory may need, have a milter made before one is wanted."""
+    async with contextlib.AsyncExitStack() as stack:
+        if isinstance(lifespan, AbstractAsyncContextManager):
+            await stack.enter_async_context(
+                lifespan  # pyright: ignore[reportUnknownArgumentType]  (it is a class's argument)
+            )
+        elif lifespan is not None:
+            await stack.enter_async_context(lifespan())
+        try:
+            made = cast("object", factory())
+        except (Exception, SystemExit) as error:  # whatever the factory raises
+            raise ConfigError(f"no milter can be made: {describe_error(error)}") from error
+        if not isinstance(made, Milter):
+            raise ConfigError(f"what makes milters has made a {type(made).__name__}")
+        handler_table(type(made))
+        yield

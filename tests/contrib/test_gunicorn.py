@@ -1,0 +1,185 @@
+"""`run_workers` in a program of one's own, gunicorn's other signals, and the metrics' folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("gunicorn")
+
+from aiomilter import Config
+from aiomilter.contrib import gunicorn_metrics
+from aiomilter.contrib.gunicorn_metrics import MetricsFolder
+from aiomilter.contrib.gunicorn_worker import Served, WorkerSettings
+from aiomilter.errors import ConfigError
+from tests.cli.running import MILTER, Running
+from tests.cli.test_run_workers import Workers, is_gone, until
+
+PROGRAM = """\
+import logging
+from aiomilter.contrib.gunicorn import run_workers
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    try:
+        run_workers("cli_milter:Greeting", "unix:m.sock", workers=WORKERS, lifespan="cli_life:life")
+    finally:
+        logging.info("left")
+"""
+LIFESPAN = """\
+import contextlib, logging
+
+@contextlib.asynccontextmanager
+async def life():
+    logging.info("entered")
+    yield
+    logging.info("exited")
+"""
+FIRST = b"y550 5.7.1 first\0"
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """A program with two workers."""
+    (tmp_path / "cli_milter.py").write_text(MILTER, encoding="utf-8")
+    (tmp_path / "cli_life.py").write_text(LIFESPAN, encoding="utf-8")
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM.replace("WORKERS", "2"), encoding="utf-8")
+    return path
+
+
+async def test_a_program_of_its_own(program: Path) -> None:
+    async with Running.started(program.parent, program=str(program)) as running:
+        for _ in range(3):
+            await running.until("listening on")
+        assert await Running.answer(program.parent / "m.sock") == FIRST
+        await running.end(signal.SIGINT)
+        rest = (await running.process.communicate())[1].decode()
+    said = "".join(running.said) + rest
+    assert said.count(":entered") == said.count(":exited") == 2
+    # What a program does at its end is done once, and not in the workers.
+    assert said.count(":left") == 1
+    assert not (program.parent / "m.sock").exists()
+
+
+async def test_ttin_and_ttou_change_the_number_of_workers(program: Path) -> None:
+    async with Workers.started(program.parent, program=str(program)) as running:
+        assert isinstance(running, Workers)
+        for _ in range(3):
+            await running.until("listening on")
+        running.process.send_signal(signal.SIGTTIN)
+        await running.until("listening on")
+        assert len(running.workers()) == 3
+        for _ in range(2):
+            running.process.send_signal(signal.SIGTTOU)
+            await running.until(":exited")
+        await until(lambda: len(running.workers()) == 1)
+        assert await Running.answer(program.parent / "m.sock") == FIRST
+        await running.end()
+
+
+async def test_usr2_starts_the_program_anew_beside_the_old_one(program: Path) -> None:
+    path = program.parent / "m.sock"
+    async with Workers.started(program.parent, program=str(program)) as running:
+        assert isinstance(running, Workers)
+        for _ in range(3):
+            await running.until("listening on")
+        workers = running.workers()
+        inode = path.stat().st_ino
+        running.process.send_signal(signal.SIGUSR2)
+        for _ in range(3):
+            await running.until("listening on")
+        (successor,) = running.workers() - workers
+        try:
+            running.process.terminate()
+            # Its stderr stays open, so that its end cannot be awaited.
+            await until(lambda: is_gone(running.process.pid))
+            assert path.stat().st_ino == inode
+            assert await Running.answer(path) == FIRST
+        finally:
+            os.kill(successor, signal.SIGTERM)
+            await until(lambda: not path.exists())
+
+
+async def test_a_name_that_cannot_be_loaded_is_said(program: Path) -> None:
+    program.write_text(
+        PROGRAM.replace("WORKERS", "1").replace("cli_milter:", "cli_nothing:"), encoding="utf-8"
+    )
+    async with Running.started(program.parent, program=str(program)) as running:
+        await running.until("'cli_nothing:Greeting' cannot be loaded by")
+        await running.ended(1)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"workers": 0}, {"workers": True}, {"crash_limit": 0}, {"worker_timeout": 0}]
+)
+def test_settings_that_cannot_work_are_refused(wrong: dict[str, int]) -> None:
+    settings: dict[str, int] = {"workers": 1, **wrong}
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        WorkerSettings(
+            load=lambda: Served(lambda: None),  # type: ignore[arg-type, return-value]  # not called
+            listen=("inet:0",),
+            config=Config(),
+            **settings,  # type: ignore[arg-type]  # wrong on purpose
+        )
+
+
+# Metrics
+
+
+@pytest.fixture
+def metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for prometheus_client, which writes down whose files are removed."""
+    package = tmp_path / "prometheus_client"
+    package.mkdir()
+    (package / "__init__.py").write_text("", encoding="utf-8")
+    (package / "multiprocess.py").write_text(
+        "dead = []\nmark_process_dead = dead.append\n", encoding="utf-8"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [name for name in sys.modules if name.startswith("prometheus_client")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    return tmp_path
+
+
+def test_a_folder_for_metrics_is_made_and_removed(metrics: Path) -> None:
+    folder = MetricsFolder()
+    made = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    assert made.stat().st_mode & 0o777 == 0o700
+    (made / "counter_1.db").touch()
+    folder.forget_worker(4711)
+    assert sys.modules["prometheus_client.multiprocess"].dead == [4711]
+    folder.close()
+    assert not made.exists()
+    assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
+    with contextlib.suppress(KeyError):
+        del sys.modules["prometheus_client.multiprocess"], sys.modules["prometheus_client"]
+
+
+def test_a_folder_that_is_given_is_emptied_and_kept(
+    metrics: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = metrics / "given"
+    given.mkdir()
+    (given / "counter_1.db").touch()
+    (given / "other").touch()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(given))
+    folder = MetricsFolder()
+    assert [file.name for file in given.iterdir()] == ["other"]
+    folder.close()
+    assert given.exists()
+
+
+def test_without_prometheus_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    monkeypatch.setattr(gunicorn_metrics, "find_spec", lambda _name: None)
+    folder = MetricsFolder()
+    folder.forget_worker(1)
+    folder.close()
+    assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
