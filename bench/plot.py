@@ -61,7 +61,8 @@ def line_plot(points: Sequence[Point], *, title: str, note: str, x_label: str, y
         parts.append(f'<path class="grid" d="M{left} {at}H{_WIDTH - _RIGHT}"/>')
         parts.append(f'<text x="{left - 8}" y="{at + 4}" text-anchor="end">{y:g}</text>')
         across, foot = place(x, 0)
-        parts.append(f'<text x="{across}" y="{foot + 18}" text-anchor="middle">{x:,.0f}</text>')
+        anchor = "end" if tick == _TICKS else "middle"
+        parts.append(f'<text x="{across}" y="{foot + 18}" text-anchor="{anchor}">{x:,.0f}</text>')
     path = " ".join(f"{x},{y}" for x, y in (place(*point) for point in points))
     parts.append(f'<polyline class="line" points="{path}"/>')
     parts.append(_fit(points[len(points) // 2 :], place))

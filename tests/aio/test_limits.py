@@ -254,6 +254,47 @@ async def test_a_connection_that_is_gone_before_it_is_looked_at_harms_nobody(
             await mta.begin()
 
 
+async def test_a_connection_that_gets_no_transport_does_not_count(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*arguments: object, **named: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    async with serving(Idle, max_connections=1, overload="close") as server:
+        for acceptor_of_it in server._acceptors:
+            monkeypatch.setattr(acceptor_of_it, "_connect", fail)
+        async with Mta.connected(server.sockets[0]) as mta:
+            assert await mta.rest() == b""
+        await until_true(lambda: server.connections == 0)
+        for acceptor_of_it in server._acceptors:
+            monkeypatch.undo()
+        async with Mta.connected(server.sockets[0]) as mta:
+            await mta.begin()
+    (line,) = warnings(caplog)
+    assert "came to nothing: [Errno 12] Cannot allocate memory" in line
+
+
+async def test_who_was_told_to_come_back_makes_room_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aiomilter.aio.server._SHED_IDLE_S", 0.05)
+    async with serving(Idle, max_connections=1) as server, AsyncExitStack() as stack:
+        listener = server.sockets[0]
+        first = await stack.enter_async_context(Mta.connected(listener))
+        await first.begin()
+        shed = await stack.enter_async_context(Mta.connected(listener))
+        await shed.begin()
+        assert await shed.ask(CONNECT) == b"t"
+        assert await shed.rest() == b""
+        assert await first.ask(MAIL) == b"c"
+
+
+def test_a_flood_from_many_hosts_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    config = Config(allowed_networks=("192.0.2.0/24",))
+    judge = admission.Admission(config, lambda: 0.0)
+    for number in range(100):
+        judge._note("network", f"10.0.0.{number} is on none of the allowed networks")
+    assert len(warnings(caplog)) == 1
+
+
 # Memory
 
 

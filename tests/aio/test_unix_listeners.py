@@ -119,7 +119,7 @@ async def test_an_unknown_group_or_owner_is_an_error(path: Path, setting: str) -
 async def test_a_group_that_cannot_be_given_is_an_error(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*arguments: object) -> None:
+    def refuse(*arguments: object, **named: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "chown", refuse)

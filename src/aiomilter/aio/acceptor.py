@@ -12,6 +12,7 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import socket
 from collections.abc import Callable
@@ -36,17 +37,23 @@ class Acceptor:
     """Accepts connections until it is closed."""
 
     def __init__(
-        self, listener: Listener, make_protocol: MakeProtocol, loop: asyncio.AbstractEventLoop
+        self,
+        listener: Listener,
+        make_protocol: MakeProtocol,
+        on_failure: Callable[[asyncio.BaseProtocol], None],
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         """Begin to accept.
 
         Args:
             listener: Where MTAs connect; it stays the caller's.
             make_protocol: Decides on each connection.
+            on_failure: Told of a protocol that never gets a transport.
             loop: The event loop that runs.
         """
         self._listener = listener
         self._make_protocol = make_protocol
+        self._on_failure = on_failure
         self._loop = loop
         self._tasks: set[asyncio.Task[object]] = set()
         self._pause_s = _SHORTEST_PAUSE_S
@@ -94,7 +101,20 @@ class Acceptor:
             return
         task = self._loop.create_task(self._connect(protocol, sock))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(functools.partial(self._note_connected, protocol, sock))
+
+    def _note_connected(
+        self, protocol: asyncio.BaseProtocol, sock: socket.socket, task: asyncio.Task[object]
+    ) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is None and not task.cancelled():
+            return
+        # There is no transport: whoever counts on the protocol has to hear of its end.
+        sock.close()
+        self._on_failure(protocol)
+        if error is not None:
+            _logger.warning("a connection on %s came to nothing: %s", self._listener.label, error)
 
     async def _connect(self, protocol: asyncio.BaseProtocol, sock: socket.socket) -> None:
         await self._loop.connect_accepted_socket(lambda: protocol, sock)

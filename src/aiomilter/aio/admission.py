@@ -70,7 +70,7 @@ class Admission:
         host = host_of(sock)
         if not self.is_allowed(host):
             self.refused += 1
-            self._note(f"{host} is on none of the allowed networks")
+            self._note("network", f"{host} is on none of the allowed networks")
             return Decision.CLOSE, host
         config = self._config
         if self._open >= config.max_connections:
@@ -88,9 +88,9 @@ class Admission:
         self.shed += 1
         if config.overload == "tempfail" and self._busy < _SHED_AT_A_TIME:
             self._busy += 1
-            self._note(f"answered with a temporary failure: {reason}")
+            self._note("tempfail", f"answered with a temporary failure: {reason}")
             return Decision.SHED, host
-        self._note(f"closed at once: {reason}")
+        self._note("close", f"closed at once: {reason}")
         return Decision.CLOSE, host
 
     def leave(self, decision: Decision, host: str) -> None:
@@ -111,17 +111,12 @@ class Admission:
         address = ip_address(host)
         return any(address in network for network in self._networks)
 
-    def _note(self, reason: str) -> None:
-        # The numbers in it change; what it is about is in front of them.
-        kind = reason.partition(":")[0]
+    def _note(self, kind: str, reason: str) -> None:
         self._missed[kind] += 1
         now = self._clock()
-        if now - self._logged_at.get(kind, float("-inf")) < _LOGGED_EVERY_S:
-            return
-        if len(self._logged_at) > _SHED_AT_A_TIME:
-            self._logged_at.clear()
-        self._logged_at[kind] = now
-        _logger.warning("turned away %d new connection(s), %s", self._missed.pop(kind), reason)
+        if now - self._logged_at.get(kind, float("-inf")) >= _LOGGED_EVERY_S:
+            self._logged_at[kind] = now
+            _logger.warning("turned away %d new connection(s), %s", self._missed.pop(kind), reason)
 
 
 def host_of(sock: socket.socket) -> str:

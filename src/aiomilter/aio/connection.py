@@ -138,6 +138,10 @@ class Connection(asyncio.BufferedProtocol):
         self._observers.connection_opened(self._listener, str(self._line.peer))
         self._task = ServingTask(self._serve(self._line), loop=self._loop)
 
+    def connection_failed(self) -> None:
+        """Note that there will be no transport."""
+        self._on_done(self)
+
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where to read to."""
         del sizehint
@@ -424,17 +428,13 @@ class Connection(asyncio.BufferedProtocol):
         if line.is_writing_paused and not line.is_lost:
             await self._drain(line)
 
-    def _await_mta(self) -> None:
-        self._phase = _MTA
-        self._waiter = self._loop.create_future()
-        self._timer.set(self._deadline_of_mta())
-
     async def _next_read(self) -> Event | None:
         """Wait until something has come in: an event, or None for anything else."""
-        if self._waiter is None:
-            self._await_mta()
         waiter = self._waiter
-        assert waiter is not None
+        if waiter is None:
+            self._phase = _MTA
+            waiter = self._waiter = self._loop.create_future()
+            self._timer.set(self._deadline_of_mta())
         try:
             return await waiter
         finally:

@@ -239,9 +239,11 @@ def _open_unix(address: Address, config: Config) -> Listener:
         made = os.lstat(path)
         listener = Listener(sock, str(address), (path, made.st_dev, made.st_ino))
         try:
+            # Not through a link that somebody may have put in the socket's place. The mode is the
+            # umask's: there is no way to set one without following links.
             if uid != -1 or gid != -1:
-                os.chown(path, uid, gid)
-            os.chmod(path, config.unix_mode)
+                os.chown(path, uid, gid, follow_symlinks=False)
+            _check_made(path, made, config.unix_mode)
             _adopt(sock, str(address), config)
             listener.permissions = _permissions(path)
         except ConfigError:
@@ -254,6 +256,22 @@ def _open_unix(address: Address, config: Config) -> Listener:
                 f"root may give it to others, and a user only to a group of their own"
             ) from error
     return listener
+
+
+def _check_made(path: str, made: os.stat_result, mode: int) -> None:
+    """Refuse to go on if the path is not our socket any more, or has another mode than was asked.
+
+    Raises:
+        ConfigError: So it is; a default ACL of the directory can change a mode.
+    """
+    found = os.lstat(path)
+    if (found.st_dev, found.st_ino) != (made.st_dev, made.st_ino):
+        raise ConfigError(f"{path}: somebody has put something else in the place of the socket")
+    if stat.S_IMODE(found.st_mode) != mode:
+        raise ConfigError(
+            f"{path}: the mode is {stat.S_IMODE(found.st_mode):04o} instead of {mode:04o}; has the "
+            "directory a default ACL?"
+        )
 
 
 def _check_directory(directory: str, address: Address) -> None:

@@ -11,10 +11,12 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import socket
 import time
+import weakref
 from collections import deque
 from collections.abc import Mapping
 
@@ -23,6 +25,8 @@ __all__ = ["Notifier", "watchdog_period"]
 _logger = logging.getLogger("aiomilter")
 
 _RETRY_S = 0.05
+_PASSING = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What may be over when it is tried once more."""
 _MOST_WAITING = 32
 """Messages that are kept for systemd to come round; what is older is of no interest then."""
 
@@ -38,6 +42,12 @@ class Notifier:
         """
         self._where = _socket_name(environ.get("NOTIFY_SOCKET", ""))
         self._waiting: deque[bytes] = deque(maxlen=_MOST_WAITING)
+        self._sock: socket.socket | None = None
+        if self._where is not None:
+            # From the beginning, so that signs of life go out also when descriptors have run out.
+            self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._sock.setblocking(False)
+            weakref.finalize(self, self._sock.close)
         self._retrying: asyncio.TimerHandle | None = None
         self._has_failed = False
 
@@ -74,12 +84,15 @@ class Notifier:
     def close(self) -> None:
         """Send nothing more."""
         self._waiting.clear()
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
         if self._retrying is not None:
             self._retrying.cancel()
             self._retrying = None
 
     def _send(self, *lines: str) -> None:
-        if self._where is None:
+        if self._where is None or self._sock is None:
             return
         self._waiting.append("\n".join(lines).encode("utf-8", "replace"))
         if self._retrying is None:
@@ -87,20 +100,25 @@ class Notifier:
 
     def _flush(self) -> None:
         self._retrying = None
+        assert self._sock is not None
         try:
-            # A new one each time: systemd makes its own anew when it is itself renewed.
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-                sock.setblocking(False)
-                while self._waiting:
-                    sock.sendto(self._waiting[0], self._where or "")
-                    self._waiting.popleft()
-        except BlockingIOError:
-            self._retrying = asyncio.get_running_loop().call_later(_RETRY_S, self._flush)
-        except (OSError, ValueError) as error:
-            self._waiting.clear()
-            if not self._has_failed:
-                self._has_failed = True
-                _logger.warning("cannot tell systemd by NOTIFY_SOCKET: %s", error)
+            while self._waiting:
+                # By its path each time: systemd makes its own socket anew when it is renewed.
+                self._sock.sendto(self._waiting[0], self._where or "")
+                self._waiting.popleft()
+        except OSError as error:
+            if error.errno in _PASSING:
+                self._retrying = asyncio.get_running_loop().call_later(_RETRY_S, self._flush)
+                return
+            self._give_up(error)
+        except ValueError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._waiting.clear()
+        if not self._has_failed:
+            self._has_failed = True
+            _logger.warning("cannot tell systemd by NOTIFY_SOCKET: %s", error)
 
 
 def watchdog_period(environ: Mapping[str, str] = os.environ) -> float | None:

@@ -17,6 +17,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -50,6 +51,8 @@ Lifespan: TypeAlias = (
 _SHUTTING_DOWN = Reply(421, "4.3.2", "the mail filter is shutting down").encode()
 _IDLE_GRACE_S = 2.0
 """How long a connection without a message in progress may wait for its next command."""
+_SHED_IDLE_S = 5.0
+"""How long a connection above the limits may be idle."""
 _LAST_MOMENT_S = 1.0
 """How long connections may take to end after the grace: for answers and hooks."""
 
@@ -117,6 +120,11 @@ class Server:
         self._is_stopped = False
         self._threads = WorkerThreads(self.config.max_threads)
         self._shared = Shared(self.config, self._threads, observers=observers)
+        # Who was told to come back needs no more than a moment, and others may need the place.
+        brief = min(self.config.idle_timeout, _SHED_IDLE_S)
+        self._shared_when_shed = Shared(
+            replace(self.config, idle_timeout=brief), self._threads, self._shared.session_ids
+        )
 
     @property
     def observers(self) -> Observers:
@@ -160,7 +168,9 @@ class Server:
             self._admission = Admission(self.config, loop.time)
             self._listeners = open_listeners(self._listen, self.config)
             for listener in self._listeners:
-                self._acceptors.append(Acceptor(listener, self._make_protocol, loop))
+                self._acceptors.append(
+                    Acceptor(listener, self._make_protocol, self._note_failure, loop)
+                )
                 _logger.info("listening on %s", listener.description)
         except BaseException:
             await self.stop(0)
@@ -225,15 +235,24 @@ class Server:
             self.observers.turned_away("limit" if is_limit else "network")
         if decision is Decision.CLOSE:
             return None
-        connection = Connection(
-            self._factory if decision is Decision.SERVE else _Overloaded,
-            self._shared,
-            label,
-            functools.partial(self._forget, decision=decision, host=host),
-        )
+        is_shed = decision is Decision.SHED
+        try:
+            connection = Connection(
+                _Overloaded if is_shed else self._factory,
+                self._shared_when_shed if is_shed else self._shared,
+                label,
+                functools.partial(self._forget, decision=decision, host=host),
+            )
+        except BaseException:
+            self._admission.leave(decision, host)
+            raise
         self._connections.add(connection)
         self._all_done.clear()
         return connection
+
+    def _note_failure(self, protocol: asyncio.BaseProtocol) -> None:
+        if isinstance(protocol, Connection) and protocol in self._connections:
+            protocol.connection_failed()
 
     def _forget(self, connection: Connection, decision: Decision, host: str) -> None:
         self._admission.leave(decision, host)

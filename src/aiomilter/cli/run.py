@@ -140,6 +140,8 @@ def run(
     A function without arguments that returns a milter serves, too.
     """
     settings = settings_of(given, config_file)
+    if settings.metrics is not None and settings.workers is not None:
+        raise CommandError("--metrics is for one process: leave --workers out")
     if check:
         _check(settings)
     elif reload:
@@ -151,10 +153,6 @@ def run(
         # Late, as it needs gunicorn.
         from aiomilter.cli.workers import run_with_workers
 
-        if settings.metrics is not None:
-            raise CommandError(
-                "--metrics is for one process; with --workers set PROMETHEUS_MULTIPROC_DIR"
-            )
         run_with_workers(settings, lambda: _set_up_logging(settings))
     else:
         _serve(settings)
