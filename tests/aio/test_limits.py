@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from aiomilter import Milter
+from aiomilter import Config, Milter
 from aiomilter.aio import acceptor, admission
 from aiomilter.aio.memory import MemoryBudget
 from tests.aio.serving import recorder, serving, until_true, warnings
@@ -266,8 +266,7 @@ async def test_a_connection_that_gets_no_transport_does_not_count(
         async with Mta.connected(server.sockets[0]) as mta:
             assert await mta.rest() == b""
         await until_true(lambda: server.connections == 0)
-        for acceptor_of_it in server._acceptors:
-            monkeypatch.undo()
+        monkeypatch.undo()
         async with Mta.connected(server.sockets[0]) as mta:
             await mta.begin()
     (line,) = warnings(caplog)
