@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -14,10 +16,12 @@ from aiomilter.aio import server as server_module
 from tests.aio.serving import Journal, Recorder, errors, recorder, serving
 from tests.mta import (
     ABORT,
+    CONNECT,
     EOM,
     HELO,
     MAIL,
     MESSAGE,
+    OFFER,
     QUIT,
     RCPT,
     Mta,
@@ -331,3 +335,61 @@ async def test_a_verdict_is_still_given_while_the_server_stops() -> None:
         async with stopping(server, 5):
             assert await mta.converse(RCPT, EOM) == b"rd"
             mta.send(QUIT)
+
+
+async def test_who_waits_in_the_backlog_is_answered_and_not_cut_off(tmp_path: Path) -> None:
+    path = f"{tmp_path}/a.sock"
+    waiting = [socket.socket(socket.AF_UNIX) for _ in range(5)]
+    async with serving(Recorder, path) as server:
+        for sock in waiting:
+            sock.connect(path)
+            sock.sendall(OFFER + CONNECT)
+        # The loop has not turned: nobody was accepted.
+        stopping = asyncio.ensure_future(server.stop(5))
+        for sock in waiting:
+            answer = await asyncio.to_thread(received, sock)
+            assert b"421 4.3.2" in answer
+            sock.close()
+        await stopping
+
+
+def received(sock: socket.socket) -> bytes:
+    sock.settimeout(5)
+    data = b""
+    while b"421" not in data and (more := sock.recv(1000)):
+        data += more
+    return data
+
+
+async def test_a_connection_that_becomes_idle_does_not_hold_up_the_stop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aiomilter.aio.server._IDLE_GRACE_S", 0.2)
+    monkeypatch.setattr("aiomilter.aio.server._LOOK_EVERY_S", 0.02)
+    milter = recorder()
+    loop = asyncio.get_running_loop()
+    async with (
+        serving(milter, grace=20) as server,
+        Mta.connected(server.sockets[0]) as mta,
+    ):
+        await mta.begin()
+        assert await mta.converse(*MESSAGE[:-2]) == b"c" * (len(MESSAGE) - 2)
+        began = loop.time()
+        stopping = asyncio.ensure_future(server.stop(20))
+        await asyncio.sleep(0.3)
+        mta.send(*MESSAGE[-2:])
+        await stopping
+        assert loop.time() - began < 5
+    assert milter.journal.entries[-1] == "close"
+
+
+async def test_a_stop_that_is_cancelled_leaves_nothing_open() -> None:
+    milter = recorder()
+    async with serving(milter) as server, Mta.connected(server.sockets[0]) as mta:
+        await mta.begin()
+        await mta.converse(MAIL)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await server.stop(30)
+        assert server.connections == 0
+    assert milter.journal.entries[-2:] == ["abort", "close"]

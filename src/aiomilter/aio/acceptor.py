@@ -62,29 +62,38 @@ class Acceptor:
         self._is_closed = False
         loop.add_reader(listener.sock, self._accept_some)
 
-    def close(self) -> None:
-        """Accept nothing more. The socket stays open: who closes it is its owner."""
+    def close(self, *, drain: bool = False) -> None:
+        """Accept nothing more. The socket stays open: who closes it is its owner.
+
+        Args:
+            drain: Whether to take those first who have connected already and wait.
+        """
+        if drain and self._resuming is None:
+            while self._accept_some():
+                pass
         self._is_closed = True
         if self._resuming is not None:
             self._resuming.cancel()
         else:
             self._loop.remove_reader(self._listener.sock)
 
-    def _accept_some(self) -> None:
+    def _accept_some(self) -> bool:
+        """Accept; return whether there may be more."""
         for _ in range(_AT_A_TIME):
             try:
                 sock, _address = self._listener.sock.accept()
             except (BlockingIOError, InterruptedError):
-                return
+                return False
             except ConnectionAbortedError:
                 # It was gone before we looked.
                 continue
             except OSError as error:
                 # Nearly always EMFILE or ENFILE, ENOBUFS or ENOMEM.
                 self._pause(error)
-                return
+                return False
             self._pause_s = _SHORTEST_PAUSE_S
             self._admit(sock)
+        return True
 
     def _admit(self, sock: socket.socket) -> None:
         try:

@@ -55,12 +55,14 @@ class Listener:
         label: The address, as it was configured.
         owned_path: The path of a unix socket that was made here, with device and inode.
         permissions: Who may connect to that.
+        is_own: Whether it was bound here, so that nobody takes over its backlog.
     """
 
     sock: socket.socket
     label: str
     owned_path: tuple[str, int, int] | None = None
     permissions: str = ""
+    is_own: bool = False
 
     @property
     def description(self) -> str:
@@ -69,6 +71,11 @@ class Listener:
 
     def close(self) -> None:
         """Close the socket and remove its path, if that is still ours."""
+        self.remove_path()
+        self.sock.close()
+
+    def remove_path(self) -> None:
+        """Remove the path of a unix socket, if it is still ours: nobody finds it any more."""
         if self.owned_path is not None:
             path, device, inode = self.owned_path
             self.owned_path = None
@@ -76,7 +83,6 @@ class Listener:
                 found = os.lstat(path)
                 if (found.st_dev, found.st_ino) == (device, inode):
                     os.unlink(path)
-        self.sock.close()
 
 
 def open_listeners(where: tuple[str | socket.socket, ...], config: Config) -> list[Listener]:
@@ -195,7 +201,9 @@ def _open_inet(address: Address, config: Config) -> list[Listener]:
             if host_family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind(where)
-            listeners.append(_adopt(sock, _name_of(sock), config))
+            listener = _adopt(sock, _name_of(sock), config)
+            listener.is_own = True
+            listeners.append(listener)
         except (OSError, ConfigError) as error:
             sock.close()
             for listener in listeners:
@@ -237,7 +245,7 @@ def _open_unix(address: Address, config: Config) -> Listener:
         finally:
             os.umask(umask)
         made = os.lstat(path)
-        listener = Listener(sock, str(address), (path, made.st_dev, made.st_ino))
+        listener = Listener(sock, str(address), (path, made.st_dev, made.st_ino), is_own=True)
         try:
             # Not through a link that somebody may have put in the socket's place. The mode is the
             # umask's: there is no way to set one without following links.

@@ -51,6 +51,8 @@ Lifespan: TypeAlias = (
 _SHUTTING_DOWN = Reply(421, "4.3.2", "the mail filter is shutting down").encode()
 _IDLE_GRACE_S = 2.0
 """How long a connection without a message in progress may wait for its next command."""
+_LOOK_EVERY_S = 0.25
+"""How often a stopping server looks for such connections."""
 _SHED_IDLE_S = 5.0
 """How long a connection above the limits may be idle."""
 _LAST_MOMENT_S = 1.0
@@ -186,9 +188,12 @@ class Server:
             grace: How long messages may take to finish, in seconds; None for the configured
                 time. With 0 running handlers are cut short at once.
         """
+        for acceptor, listener in zip(self._acceptors, self._listeners, strict=False):
+            listener.remove_path()
+            # Whoever waits in the backlog of a socket that is about to be closed would be cut off;
+            # of one that was handed in, the next program takes them.
+            acceptor.close(drain=listener.is_own and not self._is_stopped)
         self._is_stopped = True
-        for acceptor in self._acceptors:
-            acceptor.close()
         for listener in self._listeners:
             listener.close()
         self._acceptors.clear()
@@ -196,20 +201,32 @@ class Server:
         grace = self.config.stop_grace if grace is None else grace
         for connection in self._connections:
             connection.refuse_new_messages(_SHUTTING_DOWN)
-        await self._wait_for_connections(min(grace, _IDLE_GRACE_S))
-        for connection in tuple(self._connections):
-            if connection.is_idle:
+        try:
+            await self._let_finish(grace)
+        finally:
+            # Also if nobody waits for it any more.
+            for connection in tuple(self._connections):
                 connection.cut_short()
-        await self._wait_for_connections(grace - _IDLE_GRACE_S)
-        for connection in tuple(self._connections):
-            connection.cut_short()
-        self._hurried.clear()
-        await self._wait_for_connections(_LAST_MOMENT_S)
-        for connection in tuple(self._connections):
-            connection.abort()
-        await self._wait_for_connections(_LAST_MOMENT_S)
-        self._threads.close()
-        await self._exit_stack.aclose()
+            self._hurried.clear()
+            await self._wait_for_connections(_LAST_MOMENT_S)
+            for connection in tuple(self._connections):
+                connection.abort()
+            await self._wait_for_connections(_LAST_MOMENT_S)
+            self._threads.close()
+            await self._exit_stack.aclose()
+
+    async def _let_finish(self, grace: float) -> None:
+        """Wait for messages in progress; end connections that have been idle for a while."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + grace
+        idle_since: dict[Connection, float] = {}
+        while self._connections and not self._hurried.is_set() and (now := loop.time()) < end:
+            for connection in tuple(self._connections):
+                if not connection.is_idle:
+                    idle_since.pop(connection, None)
+                elif now - idle_since.setdefault(connection, now) >= _IDLE_GRACE_S:
+                    connection.cut_short()
+            await self._wait_for_connections(min(_LOOK_EVERY_S, end - now))
 
     def hurry(self) -> None:
         """Shorten the grace of a `stop` that is under way to nothing."""

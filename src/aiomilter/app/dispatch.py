@@ -214,7 +214,10 @@ class Dispatcher(HandlerRunner):
             self._note_dropped(handler, result, "there is no message that it could be meant for")
             given = _CONTINUE
         elif self._watch is not None:
-            self._watch.note_answer(handler.name[3:], status, result, edits)
+            # At the end of a message there is nothing left to skip.
+            is_end = handler.kind is HandlerKind.EOM
+            noted = _CONTINUE if is_end and status is _SKIP else status
+            self._watch.note_answer(handler.name[3:], noted, result, edits)
         session.respond(status, text, edits)
         return given
 

@@ -173,6 +173,11 @@ class Watch:
         self._is_open = False
         try:
             record = self._record(is_aborted, self._facts.macros if has_macros else {})
+        except Exception:
+            # A fault of the library: mail comes first.
+            _logger.exception("the record of a message could not be made")
+            return
+        try:
             _messages.info(
                 "%s",
                 record,
@@ -183,10 +188,9 @@ class Watch:
                 },
             )
         except Exception:
-            # A fault of the library or of a logging handler: mail comes first.
-            _logger.exception("the record of a message could not be made")
-        else:
-            self._observers.message_finished(record)
+            # A filter or a handler of the log, which may be the user's.
+            _logger.exception("the record of a message could not be logged")
+        self._observers.message_finished(record)
 
     def _record(self, is_aborted: bool, macros: Mapping[str, str]) -> MessageRecord:
         facts = self._facts
