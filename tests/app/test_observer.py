@@ -634,7 +634,7 @@ async def test_logging_handler_that_fails_harms_nothing(
     finally:
         logger.removeHandler(handler)
     assert replies[1:] == [b"c"] * 9
-    assert "the record of a message could not be made" in caplog.text
+    assert "the record of a message could not be logged" in caplog.text
 
 
 def test_every_event_does_nothing_by_default_and_reaches_those_who_have_it() -> None:
