@@ -22,10 +22,6 @@ from tests.mta import EOM, HELO, MAIL, PATIENCE_S, QUIT, RCPT, Mta
 one_loop = pytest.mark.asyncio(loop_factories=["asyncio"])
 
 
-AT_ONCE_S = 2.5
-"""It takes half a second, and below one is promised; a machine that is busy takes its time."""
-
-
 @one_loop
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop", "either"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -41,7 +37,7 @@ async def test_a_signal_ends_it_in_order(tmp_path: Path, loop: str, number: sign
         program.process.send_signal(number)
         await program.until("left")
         await program.until("end")
-        assert await program.ended() < AT_ONCE_S
+        assert await program.ended() < 1
     assert not path.exists()
 
 
@@ -59,7 +55,7 @@ async def test_a_message_in_progress_is_finished_after_the_signal(tmp_path: Path
             assert (await mta.ask(MAIL))[:4] == b"y421"
             mta.send(QUIT)
         await program.until("end")
-        assert await program.ended() < AT_ONCE_S
+        assert await program.ended() < 1
 
 
 @one_loop
@@ -79,7 +75,7 @@ async def test_a57_p25_a_second_signal_ends_it_at_once_with_a_tempfail(
             program.process.terminate()
             assert await mta.replies(3) == [b"c", b"c", b"t"]
             assert await mta.rest() == b""
-            assert await program.ended() < AT_ONCE_S
+            assert await program.ended() < 1
 
 
 @one_loop
@@ -100,7 +96,7 @@ async def test_a57_nothing_holds_up_the_second_signal(tmp_path: Path, hindrance:
             await program.until("stopping")
             program.process.terminate()
             await program.until("again")
-            assert await program.ended() < AT_ONCE_S
+            assert await program.ended() < 1
 
 
 @one_loop
@@ -133,7 +129,7 @@ async def test_tasks_that_handlers_have_left_behind_are_cancelled(tmp_path: Path
         program.process.terminate()
         await program.until("cut")
         await program.until("end")
-        assert await program.ended() < AT_ONCE_S
+        assert await program.ended() < 1
 
 
 @one_loop
@@ -174,7 +170,7 @@ async def test_a56_p23_p24_a_signal_finds_each_session_where_it_is(
         for mta in (silent, unnegotiated):
             assert await mta.rest() == b""
         await program.until("end")
-        assert await program.ended() < AT_ONCE_S
+        assert await program.ended() < 1
 
 
 @one_loop

@@ -282,6 +282,10 @@ class Proxy:
             # Nobody listens behind us: the MTA sees its connection closed.
             mta[1].close()
             return
+        except asyncio.CancelledError:
+            # The block has ended, as the MTA gave up early: no link is there yet to close this.
+            mta[1].transport.abort()
+            raise
         link = Link(mta, milter)
         self.links.append(link)
         for _, writer in (mta, milter):

@@ -104,4 +104,7 @@ async def nothing_left(server: Server | None = None) -> AsyncIterator[None]:
     if server is not None:
         await until_true(lambda: server.connections == 0)
     await until_true(lambda: asyncio.all_tasks() <= tasks)
-    await until_true(lambda: descriptors() <= files)
+    try:
+        await until_true(lambda: descriptors() <= files)
+    except TimeoutError:
+        raise AssertionError(sorted(descriptors() - files)) from None

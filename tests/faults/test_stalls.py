@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
@@ -120,8 +121,6 @@ async def answer_borders() -> list[int]:
     return borders
 
 
-# On uvloop, transports of the proxy that are not read from were once seen to stay open.
-@pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_an_answer_that_stalls_costs_the_mta_its_limit_and_one_error() -> None:
     borders = await answer_borders()
     # At its beginning, in its length, and ahead of its last byte; of every answer.
@@ -143,3 +142,24 @@ async def test_an_answer_that_stalls_costs_the_mta_its_limit_and_one_error() -> 
     assert len(milter.diaries) == len(offsets)
     for diary in milter.diaries:
         assert_orderly(diary)
+
+
+async def test_the_proxy_leaves_nothing_if_its_end_comes_while_it_connects(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dialling = asyncio.Event()
+
+    async def dial(host: str, port: int) -> None:
+        dialling.set()
+        await asyncio.Event().wait()
+
+    await answer_borders()  # at its first listener uvloop opens a descriptor that it keeps
+    async with (
+        serving(diarist(), "inet:0") as server,
+        nothing_left(),
+        Proxy.before(server.sockets[0]) as proxy,
+    ):
+        monkeypatch.setattr(asyncio, "open_connection", dial)
+        with socket.create_connection(proxy.listener.getsockname()):
+            await dialling.wait()
+        monkeypatch.undo()
