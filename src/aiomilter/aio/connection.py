@@ -22,6 +22,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import cast
 
+from aiomilter.aio.arrival import Arrival
 from aiomilter.aio.deadline import DeadlineTimer
 from aiomilter.aio.line import Line
 from aiomilter.aio.memory import COUNTED_BYTES, SIP_BYTES, KeptBytes
@@ -33,7 +34,7 @@ from aiomilter.app.handlers import HandlerKind
 from aiomilter.app.host import Abandoned, Cut
 from aiomilter.app.milter import Milter
 from aiomilter.errors import RemoteProtocolError
-from aiomilter.session.events import ConnectionEnd, Event
+from aiomilter.session.events import ConnectionEnd
 from aiomilter.session.filter import FilterSession
 
 __all__ = ["Connection"]
@@ -48,7 +49,8 @@ _EOF_GRACE_S = 1.0
 """How long a handler may go on when the MTA has closed its half of the connection."""
 _BUFFER_BYTES = 2 * 65_536
 """Above this the MTA is no longer read from until a handler has returned."""
-
+_MANY_ANSWERS = 64
+"""More than these do not wait for the rest of what was read: each may have 32 lines."""
 
 # Hot path: members of an enum as globals.
 _BETWEEN, _MTA, _HANDLER = Phase.BETWEEN, Phase.MTA, Phase.HANDLER
@@ -59,12 +61,15 @@ class Connection(asyncio.BufferedProtocol):
     """Serves one connection with a milter."""
 
     __slots__ = (
+        "_arrival",
+        "_budget",
         "_config",
         "_cut",
         "_deadline_of_handler",
         "_deadline_of_packet",
         "_dispatcher",
         "_is_aborted",
+        "_is_negotiating",
         "_is_stopping",
         "_job",
         "_kept",
@@ -83,7 +88,6 @@ class Connection(asyncio.BufferedProtocol):
         "_threads",
         "_ticket",
         "_timer",
-        "_waiter",
     )
 
     def __init__(
@@ -102,6 +106,7 @@ class Connection(asyncio.BufferedProtocol):
             on_done: Called once, when the connection is over and all hooks have run.
         """
         config = self._config = shared.config
+        self._budget = shared.memory
         self._kept = KeptBytes(shared.memory)
         self._threads = shared.threads
         self._read_buffer = shared.read_buffer
@@ -114,7 +119,7 @@ class Connection(asyncio.BufferedProtocol):
         self._opened_at = self._loop.time()
         self._timer = DeadlineTimer(self._loop, self._on_deadline)
         self._phase = _BETWEEN
-        self._waiter: asyncio.Future[Event | None] | None = None
+        self._arrival = Arrival(self._loop)
         self._task: ServingTask | None = None
         self._line: Line | None = None
         # Of the handlers that this task runs; another number once one was given up.
@@ -127,6 +132,7 @@ class Connection(asyncio.BufferedProtocol):
         # The last handler in a thread, and the tasks of those that were given up.
         self._job: Job | None = None
         self._strays: list[ServingTask] = []
+        self._is_negotiating = True
         self._is_aborted = False
         self._is_stopping = False
 
@@ -145,14 +151,13 @@ class Connection(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where to read to."""
         del sizehint
-        return self._read_buffer if not self._kept.is_tight else self._read_buffer[:SIP_BYTES]
+        return self._read_buffer[:SIP_BYTES] if self._budget.is_tight else self._read_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take in bytes; the task is woken only for an event."""
-        session = self._session
+        session, arrival = self._session, self._arrival
         session.receive_data(bytes(self._read_buffer[:nbytes]))
-        waiter = self._waiter
-        if waiter is None or waiter.done():
+        if arrival.wakeup is None:
             if session.buffered_bytes > _BUFFER_BYTES and self._line is not None:
                 self._line.pause_reading()
             self._kept.count(session.buffered_bytes, self._line)
@@ -165,7 +170,7 @@ class Connection(asyncio.BufferedProtocol):
         if event is None:
             self._finish_batch()
         else:
-            waiter.set_result(event)
+            arrival.wake_now(event)
             if nbytes > COUNTED_BYTES:
                 self._kept.count(session.buffered_bytes, self._line)
 
@@ -179,7 +184,7 @@ class Connection(asyncio.BufferedProtocol):
             self._deadline_of_handler = min(self._deadline_of_handler, grace)
             if self._cut is None:
                 self._timer.set(self._deadline_of_handler)
-        self._wake(None)
+        self._arrival.wake_soon()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -187,7 +192,7 @@ class Connection(asyncio.BufferedProtocol):
         del exc
         if self._line is not None:
             self._line.lose()
-        self._wake(None)
+        self._arrival.wake_soon()
         if self._phase is _HANDLER:
             self._cut_handler(Cut.CONNECTION_LOST)
 
@@ -206,8 +211,7 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def is_idle(self) -> bool:
         """Whether no message is in progress and no handler runs."""
-        is_waiting = self._waiter is not None and not self._waiter.done()
-        return is_waiting and not self._session.is_in_transaction
+        return self._arrival.wakeup is not None and not self._session.is_in_transaction
 
     def refuse_new_messages(self, reply: bytes) -> None:
         """Let the message in progress finish and answer what comes after it with ``reply``."""
@@ -218,7 +222,7 @@ class Connection(asyncio.BufferedProtocol):
         self._is_stopping = True
         self._session.receive_eof()
         self._session.discard_input()
-        self._wake(None)
+        self._arrival.wake_soon()
         if self._phase is _HANDLER:
             self._cut_handler(Cut.STOPPING)
 
@@ -247,7 +251,7 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._phase = Phase.HOOK
         self._timer.set(deadline)
-        if self._session.has_data_to_send:
+        if self._session.outgoing:
             # Answers to commands before this one, sent together: they go in one write with this
             # one's answer, unless the handler takes so long that the loop turns.
             self._loop.call_soon(self._flush)
@@ -257,10 +261,18 @@ class Connection(asyncio.BufferedProtocol):
         """End a handler's budget; return why the handler was cut short, or None."""
         if ticket != self._ticket or self._is_aborted:
             return Cut.ABANDONED
+        # Whatever the timer does now is of no account until the next phase sets it.
         self._phase = _BETWEEN
-        self._timer.clear()
         task = self._task
         assert task is not None
+        overdue_s = self._loop.time() - self._deadline_of_handler
+        is_disturbed = task.is_asked_to_end or task.cancelling()
+        if self._cut is None and not is_disturbed and overdue_s <= _TIMER_LAG_S:
+            return None
+        return self._settle_cut(task, overdue_s)
+
+    def _settle_cut(self, task: ServingTask, overdue_s: float) -> Cut | None:
+        """Take back the cancellations of a handler that has ended; return what they meant."""
         cut, self._cut = self._cut, None
         by_handler = task.settle()
         if cut is not None and task.cancelling():
@@ -273,7 +285,6 @@ class Connection(asyncio.BufferedProtocol):
             self._session.receive_eof()
             self._session.discard_input()
             return Cut.FROM_OUTSIDE
-        overdue_s = self._loop.time() - self._deadline_of_handler
         if cut is None and not by_handler and overdue_s > _TIMER_LAG_S:
             # The timer had no chance to say so.
             return Cut.BLOCKED_LOOP
@@ -303,7 +314,7 @@ class Connection(asyncio.BufferedProtocol):
         match self._phase:
             case Phase.HANDLER | Phase.HOOK:
                 self._on_handler_deadline()
-            case Phase.MTA if self._waiter is not None and not self._waiter.done():
+            case Phase.MTA if self._arrival.wakeup is not None:
                 session = self._session
                 if not session.has_negotiated:
                     kind, reason = "negotiation", "nothing was negotiated in time"
@@ -314,7 +325,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._observers.timed_out(kind)
                 self._log_end(reason)
                 session.close()
-                self._wake(None)
+                self._arrival.wake_soon()
             case Phase.WRITE:
                 assert self._line is not None
                 if self._line.has_been_read_from():
@@ -397,7 +408,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._on_done(self)
 
     async def _serve_events(self, line: Line) -> None:
-        session, dispatcher = self._session, self._dispatcher
+        session, dispatcher, arrival = self._session, self._dispatcher, self._arrival
         while True:
             if line.is_lost:
                 session.close()
@@ -409,7 +420,11 @@ class Connection(asyncio.BufferedProtocol):
                         # Whatever comes meanwhile wakes nobody.
                         await self._drain(line)
                         continue
-                    event = await self._next_read()
+                    self._phase = _MTA
+                    try:
+                        event = await arrival
+                    finally:
+                        self._phase = _BETWEEN
                     if event is None:
                         continue
                 if type(event) is ConnectionEnd:
@@ -418,9 +433,7 @@ class Connection(asyncio.BufferedProtocol):
             except RemoteProtocolError as error:
                 self._log_protocol_error(error)
                 continue
-            if session.is_unanswered:
-                session.close()
-            elif session.has_much_to_send:
+            if len(session.outgoing) > _MANY_ANSWERS:
                 self._flush()
                 if line.is_writing_paused:
                     await self._drain(line)
@@ -428,49 +441,37 @@ class Connection(asyncio.BufferedProtocol):
         if line.is_writing_paused and not line.is_lost:
             await self._drain(line)
 
-    async def _next_read(self) -> Event | None:
-        """Wait until something has come in: an event, or None for anything else."""
-        waiter = self._waiter
-        if waiter is None:
-            self._phase = _MTA
-            waiter = self._waiter = self._loop.create_future()
-            self._timer.set(self._deadline_of_mta())
-        try:
-            return await waiter
-        finally:
-            self._waiter = None
-            self._phase = _BETWEEN
-
-    def _wake(self, event: Event | None) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(event)
-
     def _finish_batch(self) -> None:
         """All that was read has been served: send the answers and look forward to more."""
-        self._dispatcher.settle()
-        self._flush()
-        line = self._line
+        session, line, dispatcher = self._session, self._line, self._dispatcher
         assert line is not None
-        line.resume_reading()
-        if self._session.more_is_on_its_way:
+        if dispatcher.watch is not None:
+            dispatcher.settle()
+        if session.outgoing:
+            line.write(session.data_to_send())
+        if line.is_reading_paused:
+            line.resume_reading()
+        buffered_bytes = session.buffered_bytes
+        if buffered_bytes or session.ends_in_macros:
             line.acknowledge_at_once()
-        if self._kept.bytes or self._session.buffered_bytes:
-            self._kept.count(self._session.buffered_bytes)
-        if self._phase is _MTA:
-            self._timer.set(self._deadline_of_mta())
-
-    def _deadline_of_mta(self) -> float:
-        session = self._session
-        if not session.has_negotiated:
-            return self._deadline_of_packet
-        now = self._loop.time()
-        if not session.buffered_bytes:
+        if buffered_bytes or self._kept.bytes:
+            self._kept.count(buffered_bytes)
+        if self._is_negotiating:
+            self._is_negotiating = not session.has_negotiated
+        if self._is_negotiating:
+            deadline = self._deadline_of_packet
+        elif buffered_bytes:
+            deadline = self._deadline_of_part(session.packets_received)
+        else:
             self._packets_at_deadline = -1
-            return now + self._config.idle_timeout
-        if self._packets_at_deadline != session.packets_received:
+            deadline = self._loop.time() + self._config.idle_timeout
+        self._timer.set(deadline)
+
+    def _deadline_of_part(self, packets_received: int) -> float:
+        if self._packets_at_deadline != packets_received:
             # The beginning of a packet: the clock does not start again until it is whole.
-            self._packets_at_deadline = session.packets_received
-            self._deadline_of_packet = now + self._config.packet_timeout
+            self._packets_at_deadline = packets_received
+            self._deadline_of_packet = self._loop.time() + self._config.packet_timeout
         return self._deadline_of_packet
 
     # Output

@@ -17,17 +17,18 @@ class Line:
     Attributes:
         peer: The other end's address, for the log.
         is_lost: Whether the connection is gone.
+        is_reading_paused: Whether nothing is taken in for now.
         is_writing_paused: Whether the other end has much to read before more should be written.
     """
 
     __slots__ = (
-        "_is_reading_paused",
         "_loop",
         "_sock",
         "_transport",
         "_unread_before",
         "_waiter",
         "is_lost",
+        "is_reading_paused",
         "is_writing_paused",
         "peer",
     )
@@ -37,7 +38,7 @@ class Line:
         self._loop = loop
         self._sock: socket.socket | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._is_reading_paused = False
+        self.is_reading_paused = False
         self._unread_before = 0
         self.is_lost = False
         self.is_writing_paused = False
@@ -65,14 +66,14 @@ class Line:
 
     def pause_reading(self) -> None:
         """Take in nothing more for now; may be called again."""
-        if not self._is_reading_paused and not self._transport.is_closing():
-            self._is_reading_paused = True
+        if not self.is_reading_paused and not self._transport.is_closing():
+            self.is_reading_paused = True
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Go on after `pause_reading`, if that was called."""
-        if self._is_reading_paused and not self._transport.is_closing():
-            self._is_reading_paused = False
+        if self.is_reading_paused and not self._transport.is_closing():
+            self.is_reading_paused = False
             self._transport.resume_reading()
 
     async def drain(self) -> None:

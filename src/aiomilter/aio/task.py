@@ -15,16 +15,19 @@ class ServingTask(asyncio.Task[None]):
     the task it looks as if the event loop were ending, which does end the connection. So such a
     request is noted, and carried out only if the handler goes on to await something: before
     Python 3.13 a cancellation that no await has seen cannot be taken back.
+
+    Attributes:
+        is_asked_to_end: Whether such a request has been noted and not yet carried out.
     """
 
-    _is_requested = False
+    is_asked_to_end = False
     _is_carried_out = False
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel the task; at its own request, when it next awaits something."""
         if asyncio.current_task(self.get_loop()) is not self:
             return super().cancel(msg)
-        self._is_requested = True
+        self.is_asked_to_end = True
         self.get_loop().call_soon(self._carry_out)
         return True
 
@@ -33,15 +36,15 @@ class ServingTask(asyncio.Task[None]):
 
         If so, that is taken back.
         """
-        if not self._is_requested and not self._is_carried_out:
+        if not self.is_asked_to_end and not self._is_carried_out:
             return False
-        self._is_requested = self._is_carried_out = False
+        self.is_asked_to_end = self._is_carried_out = False
         while self.cancelling():
             self.uncancel()
         return True
 
     def _carry_out(self) -> None:
-        if self._is_requested:
-            self._is_requested = False
+        if self.is_asked_to_end:
+            self.is_asked_to_end = False
             self._is_carried_out = True
             super().cancel()

@@ -110,8 +110,7 @@ class Dispatcher(HandlerRunner):
     async def handle(self, event: Event) -> None:
         """Serve one event; its answer, if it expects one, is given to the session.
 
-        If the event is still without an answer afterwards, the MTA is gone or refused, and the
-        connection is to be closed.
+        If the MTA is gone or refused, the session is closed instead.
 
         Raises:
             RemoteProtocolError: The negotiation failed.
@@ -122,7 +121,7 @@ class Dispatcher(HandlerRunner):
             await self._handle_other(event)
             return
         # Hot path: all that records and metrics cost where nobody wants any.
-        watch = self._watch
+        watch = self.watch
         if watch is not None:
             watch.see(event)
         if self._message_failed and self._session.message_is_open:
@@ -135,7 +134,16 @@ class Dispatcher(HandlerRunner):
                 result = await self._end_message(handler)
                 return
             arguments = ARGUMENTS[kind](self._facts, event)
-            result = await self._run(handler, arguments)
+            # Hot path: what `_run` does, with one coroutine less for each command (0.4 µs).
+            ticket = self._begin(handler, arguments)
+            try:
+                if handler.is_async:
+                    result = await handler.function(self._milter, *arguments)
+                else:
+                    result = await self._run_in_thread(handler, arguments)
+            except BaseException as error:  # noqa: BLE001  (a milter may raise anything)
+                raise self._failed(handler, ticket, error) from None
+            self._end(handler, ticket)
             if result is None or result is _CONTINUE:
                 self._session.respond(_CONTINUE)
                 given = _CONTINUE
@@ -151,7 +159,8 @@ class Dispatcher(HandlerRunner):
                 arguments = ARGUMENTS[kind](self._facts, event)
                 self._note_recipient(handler, arguments, fault.answer)
         except GoneError:
-            return
+            # Nobody is left to take an answer.
+            self._session.close()
         finally:
             if watch is not None:
                 watch.note_handler(handler.name, result)
@@ -159,8 +168,8 @@ class Dispatcher(HandlerRunner):
 
     def settle(self) -> None:
         """Make the record of a message that is over; also of one that the session has answered."""
-        if self._watch is not None:
-            self._watch.settle(is_open=self._session.message_is_open)
+        if self.watch is not None:
+            self.watch.settle(is_open=self._session.message_is_open)
 
     def abandon(self) -> None:
         """Answer in place of a handler that does not come back, and go on without it."""
@@ -213,11 +222,11 @@ class Dispatcher(HandlerRunner):
         elif handler.name == "on_unknown" and not session.takes_verdict_at_unknown(status):
             self._note_dropped(handler, result, "there is no message that it could be meant for")
             given = _CONTINUE
-        elif self._watch is not None:
+        elif self.watch is not None:
             # At the end of a message there is nothing left to skip.
             is_end = handler.kind is HandlerKind.EOM
             noted = _CONTINUE if is_end and status is _SKIP else status
-            self._watch.note_answer(handler.name[3:], noted, result, edits)
+            self.watch.note_answer(handler.name[3:], noted, result, edits)
         session.respond(status, text, edits)
         return given
 
@@ -225,8 +234,8 @@ class Dispatcher(HandlerRunner):
         """Log a verdict without effect: once a connection, as there may be very many headers."""
         level = logging.DEBUG if self._has_dropped else logging.WARNING
         self._has_dropped = True
-        if self._watch is not None:
-            self._watch.note_dropped(handler.name)
+        if self.watch is not None:
+            self.watch.note_dropped(handler.name)
         what = show_value(result)
         self.log.log(level, "%s returned %s, which is dropped: %s", handler.name, what, reason)
 
@@ -236,8 +245,8 @@ class Dispatcher(HandlerRunner):
 
     def _give_fault_answer(self, answer: Status) -> None:
         session = self._session
-        if self._watch is not None:
-            self._watch.note_answer(session.state.name.lower(), answer)
+        if self.watch is not None:
+            self.watch.note_answer(session.state.name.lower(), answer)
         if session.may_answer():
             session.respond(answer)
             return
@@ -272,15 +281,15 @@ class Dispatcher(HandlerRunner):
             case MessageStart():
                 self._begin_message()
             case MessageAborted():
-                if self._watch is not None:
-                    self._watch.settle(is_open=False, is_aborted=not self._is_discarded)
+                if self.watch is not None:
+                    self.watch.settle(is_open=False, is_aborted=not self._is_discarded)
                 if not self._is_discarded:
                     await self._run_hook("on_abort")
             case SessionStart():
                 self._begin_session()
             case SessionEnd():
-                if self._watch is not None:
-                    self._watch.end_session()
+                if self.watch is not None:
+                    self.watch.end_session()
                 await self._run_hook("on_close")
                 self._end_session()
             case NegotiationOffer():
@@ -298,9 +307,9 @@ class Dispatcher(HandlerRunner):
                 self.settle()
 
     def _answer_unhandled_end(self) -> None:
-        if self._watch is not None:
-            self._watch.see(EndOfMessage())
-            self._watch.note_answer("eom", _CONTINUE)
+        if self.watch is not None:
+            self.watch.see(EndOfMessage())
+            self.watch.note_answer("eom", _CONTINUE)
         self._session.respond(_CONTINUE)
         self.settle()
 
@@ -309,7 +318,7 @@ class Dispatcher(HandlerRunner):
         self._end_session()
         facts = self._facts = Facts(self._session_ids(), session.macros, self._listener)
         facts.context.enter()
-        self._watch = self._observation.watch(facts) if self._observation is not None else None
+        self.watch = self._observation.watch(facts) if self._observation is not None else None
         try:
             milter = self._factory()
             if not isinstance(milter, Milter):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -324,17 +333,17 @@ class Dispatcher(HandlerRunner):
             session.start(_HANDLED_BY_ALL_STAGES)
             return
         self._milter, self._table, self._handlers = milter, table, table.by_event
-        session.start(table.handled if self._watch is None else table.handled | _EOM_BIT)
+        session.start(table.handled if self.watch is None else table.handled | _EOM_BIT)
 
     def _end_session(self) -> None:
-        self._milter = self._table = self._watch = None
+        self._milter = self._table = self.watch = None
         self._handlers = {}
         self._message_failed = self._is_discarded = False
 
     def _begin_message(self) -> None:
         self._message_failed = self._is_discarded = False
-        if self._watch is not None:
-            self._watch.begin_message()
+        if self.watch is not None:
+            self.watch.begin_message()
         self._facts.begin_message()
         milter, table = self._milter, self._table
         if milter is None or table is None or not table.begins_messages:
@@ -348,8 +357,8 @@ class Dispatcher(HandlerRunner):
             self._message_failed = True
             if fault.answer is not _CONTINUE:
                 self._session.owe(fault.answer)
-                if self._watch is not None:
-                    self._watch.note_answer("mail", fault.answer)
+                if self.watch is not None:
+                    self.watch.note_answer("mail", fault.answer)
 
     async def _run_hook(self, name: str) -> None:
         handler = self._table.by_name.get(name) if self._table else None
@@ -383,7 +392,7 @@ class Dispatcher(HandlerRunner):
         except FaultError as fault:
             self._agree_after_fault(request, fault.answer)
         except GoneError:
-            return
+            session.close()
         else:
             self._default_request = None
             if asked is None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Awaitable
 from functools import partial
+from typing import NoReturn
 
 from aiomilter.app.facts import Facts, SessionLog
 from aiomilter.app.handlers import Handler, HandlerKind, HandlerTable
@@ -18,6 +20,9 @@ from aiomilter.session.status import Status
 __all__ = ["FaultError", "GoneError", "HandlerRunner"]
 
 _logger = logging.getLogger("aiomilter")
+
+# Hot path: a member of an enum as a global.
+_EOM = HandlerKind.EOM
 
 
 class FaultError(Exception):
@@ -33,7 +38,11 @@ class GoneError(Exception):
 
 
 class HandlerRunner:
-    """What a `Dispatcher` knows and does to run handlers."""
+    """What a `Dispatcher` knows and does to run handlers.
+
+    Attributes:
+        watch: What notes the events of the session, or None if nobody wants to know.
+    """
 
     __slots__ = (
         "_arguments",
@@ -44,7 +53,7 @@ class HandlerRunner:
         "_policy",
         "_running",
         "_table",
-        "_watch",
+        "watch",
     )
 
     def __init__(self, host: Host, policy: FaultPolicy, facts: Facts) -> None:
@@ -53,7 +62,7 @@ class HandlerRunner:
         self._facts = facts
         self._milter: Milter | None = None
         self._table: HandlerTable | None = None
-        self._watch: Watch | None = None
+        self.watch: Watch | None = None
         self._running: Handler | None = None
         self._arguments: tuple[object, ...] = ()
         self._has_stray = False
@@ -70,38 +79,72 @@ class HandlerRunner:
             FaultError: It failed.
             GoneError: It was cut short because nobody waits for its answer.
         """
-        limit_s = handler.time_limit_s
-        if limit_s is None:
-            policy = self._policy
-            is_eom = handler.kind is HandlerKind.EOM
-            limit_s = policy.eom_timeout_s if is_eom else policy.handler_timeout_s
-        host = self._host
-        if self._has_stray:
-            # A thread cannot be stopped, and a coroutine need not heed its cancellation. What is
-            # left at work on this milter must not meet another message there.
-            self._has_stray = host.is_stray_at_work()
-            if self._has_stray and handler.kind is not HandlerKind.HOOK:
-                reason = "not called: an earlier handler, cut short, is still at work"
-                raise self._fault(handler.name, reason, None, kind="not_called")
-        self._running, self._arguments = handler, arguments
-        ticket = host.start_clock(limit_s, handler.kind)
+        ticket = self._begin(handler, arguments)
         try:
             if handler.is_async:
                 result = await handler.function(self._milter, *arguments)
             else:
-                call = partial(handler.function, self._milter, *arguments)
-                result = await host.run_in_thread(call)
+                result = await self._run_in_thread(handler, arguments)
         except BaseException as error:  # noqa: BLE001  (a milter may raise anything)
-            self._check_cut(handler, host.stop_clock(ticket), limit_s)
-            self._running = None
-            raise self._fault(handler.name, describe_error(error), error) from None
-        self._check_cut(handler, host.stop_clock(ticket), limit_s)
-        self._running = None
+            raise self._failed(handler, ticket, error) from None
+        self._end(handler, ticket)
         return result
+
+    def _begin(self, handler: Handler, arguments: tuple[object, ...]) -> int:
+        """Start a handler's budget; return the ticket for `_end` or `_failed`.
+
+        Raises:
+            FaultError: It must not be called now.
+        """
+        if self._has_stray:
+            # A thread cannot be stopped, and a coroutine need not heed its cancellation. What is
+            # left at work on this milter must not meet another message there.
+            self._has_stray = self._host.is_stray_at_work()
+            if self._has_stray and handler.kind is not HandlerKind.HOOK:
+                reason = "not called: an earlier handler, cut short, is still at work"
+                raise self._fault(handler.name, reason, None, kind="not_called")
+        self._running, self._arguments = handler, arguments
+        # Hot path: `_limit_s` without its call.
+        limit_s, kind = handler.time_limit_s, handler.kind
+        if limit_s is None:
+            policy = self._policy
+            limit_s = policy.eom_timeout_s if kind is _EOM else policy.handler_timeout_s
+        return self._host.start_clock(limit_s, kind)
+
+    def _limit_s(self, handler: Handler) -> float:
+        if handler.time_limit_s is not None:
+            return handler.time_limit_s
+        policy = self._policy
+        return policy.eom_timeout_s if handler.kind is _EOM else policy.handler_timeout_s
+
+    def _run_in_thread(self, handler: Handler, arguments: tuple[object, ...]) -> Awaitable[object]:
+        return self._host.run_in_thread(partial(handler.function, self._milter, *arguments))
+
+    def _end(self, handler: Handler, ticket: int) -> None:
+        """End the budget of a handler that has ended.
+
+        Raises:
+            FaultError: It was cut short.
+            GoneError: The same, because nobody waits for its answer.
+            Abandoned: It was given up before.
+        """
+        cut = self._host.stop_clock(ticket)
+        if cut is not None:
+            self._raise_cut(handler, cut)
+        self._running = None
+
+    def _failed(self, handler: Handler, ticket: int, error: BaseException) -> FaultError:
+        """End the budget of a handler that raised; return what is to be raised for it.
+
+        Raises:
+            FaultError, GoneError, Abandoned: As `_end`: that is what it raised for.
+        """
+        self._end(handler, ticket)
+        return self._fault(handler.name, describe_error(error), error)
 
     async def _run_aside(self, handler: Handler, arguments: tuple[object, ...]) -> object:
         """Run a handler that is called for no event; otherwise as `_run`."""
-        watch = self._watch
+        watch = self.watch
         if watch is None:
             return await self._run(handler, arguments)
         watch.start_clock()
@@ -114,10 +157,8 @@ class HandlerRunner:
             watch.note_handler(handler.name, None if is_hook else result)
         return result
 
-    def _check_cut(self, handler: Handler, cut: Cut | None, limit_s: float) -> None:
-        """Raise what a handler that was cut short deserves; return if it was not."""
-        if cut is None:
-            return
+    def _raise_cut(self, handler: Handler, cut: Cut) -> NoReturn:
+        """Raise what a handler that was cut short deserves."""
         if cut is Cut.ABANDONED:
             raise Abandoned
         self._running = None
@@ -125,7 +166,7 @@ class HandlerRunner:
         if cut is Cut.CONNECTION_LOST:
             raise GoneError
         if cut in (Cut.TIME_LIMIT, Cut.BLOCKED_LOOP, Cut.NO_THREAD):
-            reason = f"{cut.value} of {limit_s:g} s"
+            reason = f"{cut.value} of {self._limit_s(handler):g} s"
             raise self._fault(handler.name, reason, None, kind=cut.name.lower())
         raise self._fault(handler.name, cut.value, None, Status.TEMPFAIL, kind=cut.name.lower())
 
@@ -153,8 +194,8 @@ class HandlerRunner:
         *,
         kind: str = "exception",
     ) -> None:
-        if self._watch is not None:
-            self._watch.note_fault(where.removeprefix("the "), kind)
+        if self.watch is not None:
+            self.watch.note_fault(where.removeprefix("the "), kind)
         answer = answer or self._policy.on_error
         lets_pass = answer in (Status.ACCEPT, Status.CONTINUE)
         consequence = f"; the answer is {answer.name}"

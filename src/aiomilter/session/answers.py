@@ -53,9 +53,6 @@ _HELO, _DATA, _BODY = int(State.HELO), int(State.DATA), int(State.BODY)
 _EOM, _UNKNOWN = int(State.EOM), int(State.UNKNOWN)
 _SKIP_OPTION, _NO_MAIL = int(Options.SKIP), int(Options.NO_MAIL)
 
-_MANY_ANSWERS = 64
-"""A client that sends many commands at once may have each answered with 32 lines."""
-
 _ON_A_MESSAGE = (Status.ACCEPT, Status.DISCARD)
 _PARTIAL_REFUSALS = (int(State.RCPT), int(State.UNKNOWN))
 """Where a refusal means the recipient or the command, and leaves the message as it is."""
@@ -81,6 +78,7 @@ class AnsweringSession:
     Attributes:
         macros: What the MTA has told about the session, by stage.
         actions: The action bits that were agreed; 0 before the negotiation.
+        outgoing: The packets that `data_to_send` would return; to be looked at only.
     """
 
     __slots__ = (
@@ -94,7 +92,6 @@ class AnsweringSession:
         "_offered_options",
         "_options",
         "_options_sent",
-        "_out",
         "_owed",
         "_queue",
         "_refusal",
@@ -104,6 +101,7 @@ class AnsweringSession:
         "_state",
         "actions",
         "macros",
+        "outgoing",
     )
 
     def __init__(self) -> None:
@@ -114,7 +112,7 @@ class AnsweringSession:
         self._options = 0
         self._options_sent = 0
         self._offered_options = 0
-        self._out: list[bytes] = []
+        self.outgoing: list[bytes] = []
         self._queue: list[Event] = []
         self._message_is_open = False
         # The state of the command that waits for an answer, and its no-reply bit.
@@ -155,6 +153,13 @@ class AnsweringSession:
             raise LocalProtocolError("there is no event to answer")
         if edits and target != _EOM:
             raise LocalProtocolError("edits are for the end of a message only")
+        if status is _CONTINUE and target < _EOM and not self._eom_follows:
+            # Hot path: the rest of this method in two lines, for nearly all answers.
+            self._awaiting = None
+            no_reply = self._awaiting_no_reply
+            if not self._options & no_reply or not self._offered_options & no_reply:
+                self.outgoing.append(_CONTINUE_PACKET)
+            return
         if status is _NOREPLY and not self.may_answer():
             status = _CONTINUE
         elif status is _SKIP:
@@ -178,7 +183,7 @@ class AnsweringSession:
             self._answer_continue(no_reply)
             return
         if edits:
-            self._out.append(edits)
+            self.outgoing.append(edits)
         self._conclude(target, status, packet)
 
     def takes_verdict_at_unknown(self, status: Status) -> bool:
@@ -218,21 +223,11 @@ class AnsweringSession:
         """
         if self._awaiting != _EOM or self._queue:
             raise LocalProtocolError("progress is for the end of a message only")
-        self._out.append(_PROGRESS_PACKET)
-
-    @property
-    def has_data_to_send(self) -> bool:
-        """Whether `data_to_send` would return something."""
-        return bool(self._out)
-
-    @property
-    def has_much_to_send(self) -> bool:
-        """Whether so many answers wait to be sent that sending them should not wait for more."""
-        return len(self._out) > _MANY_ANSWERS
+        self.outgoing.append(_PROGRESS_PACKET)
 
     def data_to_send(self) -> bytes:
         """Return the bytes for the MTA that have come up since the last call; possibly none."""
-        out = self._out
+        out = self.outgoing
         if not out:
             return b""
         data = out[0] if len(out) == 1 else b"".join(out)
@@ -242,7 +237,7 @@ class AnsweringSession:
     def _answer_continue(self, no_reply: int) -> None:
         """Go on; also on behalf of a milter that does not reply to an MTA that waits."""
         if not self._options & no_reply or not self._offered_options & no_reply:
-            self._out.append(_CONTINUE_PACKET)
+            self.outgoing.append(_CONTINUE_PACKET)
 
     def _refuse_again(self, no_reply: int) -> bool:
         """Refuse a command of a message that was refused at DATA; return whether it was.
@@ -255,18 +250,18 @@ class AnsweringSession:
         # What has announced it belongs to no new message.
         self._is_announced = False
         if not self._options & no_reply or not self._offered_options & no_reply:
-            self._out.append(self._refusal_of_data)
+            self.outgoing.append(self._refusal_of_data)
         return True
 
     def _conclude(self, target: int, status: Status, packet: bytes) -> None:
         """Send a verdict on the command of the state ``target``, and draw its consequences."""
         if target == _UNKNOWN and not self.takes_verdict_at_unknown(status):
             # What is owed stays owed: it is for a message.
-            self._out.append(_CONTINUE_PACKET)
+            self.outgoing.append(_CONTINUE_PACKET)
             if status is _ACCEPT and not self._message_is_open:
                 self._state = _HELO
             return
-        self._out.append(packet)
+        self.outgoing.append(packet)
         if status is _CONTINUE:
             if target == _EOM:
                 self._end_message()

@@ -89,6 +89,7 @@ class FilterSession(AnsweringSession):
     The answers (`respond`, `owe`, …) are in `AnsweringSession`.
 
     Attributes:
+        ends_in_macros: Whether the last packet was one of macros, so that a command is to follow.
         packets_received: How many packets have been taken in.
     """
 
@@ -96,12 +97,12 @@ class FilterSession(AnsweringSession):
         "_ended",
         "_eof",
         "_held",
-        "_macro_was_last",
         "_max_payload_bytes",
         "_moves",
         "_offer",
         "_reader",
         "_started",
+        "ends_in_macros",
         "packets_received",
     )
 
@@ -118,7 +119,7 @@ class FilterSession(AnsweringSession):
         self._moves = moves_for(0)
         self._offer: NegotiationOffer | None = None
         self._started = False
-        self._macro_was_last = False
+        self.ends_in_macros = False
         self._eof = False
         self._ended = False
         self.packets_received = 0
@@ -158,7 +159,7 @@ class FilterSession(AnsweringSession):
     @property
     def more_is_on_its_way(self) -> bool:
         """Whether the MTA must send more at once: the rest of a packet, or a command to macros."""
-        return self._macro_was_last or self._reader.buffered_bytes > 0
+        return self.ends_in_macros or self._reader.buffered_bytes > 0
 
     @property
     def has_eof(self) -> bool:
@@ -212,50 +213,47 @@ class FilterSession(AnsweringSession):
         """
         if self._queue:
             return self._queue.pop(0)
-        if self.is_unanswered:
+        if self._awaiting is not None or self._offer is not None:
             raise LocalProtocolError("the last event has not been answered yet")
         try:
-            return self._next_event()
+            while True:
+                packet = self._held
+                if packet is not None:
+                    self._held = None
+                else:
+                    packet = self._reader.next_packet()
+                    if packet is None:
+                        if self._eof:
+                            self.close()
+                        return self._closing_event() if self._ended else None
+                    self.packets_received += 1
+                letter, payload = packet
+                if letter == _MACRO_LETTER:
+                    if self._receive_macros(payload):
+                        return MessageAborted()
+                    continue
+                has_macros = self.ends_in_macros
+                self.ends_in_macros = False
+                move = self._moves[self._state][letter]
+                if not self._started and move != NOT_A_COMMAND and letter != _QUIT_LETTER:
+                    self._started = True
+                    self._held = packet
+                    return SessionStart()
+                if move == PROCESS:
+                    stage = STAGES.get(letter)
+                    if stage is None:
+                        event = self._others[letter](self, payload)
+                    else:
+                        event = self._receive_command(stage, letter, payload)
+                elif move == NOT_A_COMMAND:
+                    raise RemoteProtocolError("an unknown command", bytes((letter,)) + payload)
+                else:
+                    event = self._receive_unexpected(packet, move, has_macros)
+                if event is not None:
+                    return event
         except RemoteProtocolError:
             self.close()
             raise
-
-    def _next_event(self) -> Event | None:
-        while True:
-            packet = self._held
-            if packet is not None:
-                self._held = None
-            else:
-                packet = self._reader.next_packet()
-                if packet is None:
-                    if self._eof:
-                        self.close()
-                    return self._closing_event() if self._ended else None
-                self.packets_received += 1
-            letter, payload = packet
-            if letter == _MACRO_LETTER:
-                if self._receive_macros(payload):
-                    return MessageAborted()
-                continue
-            has_macros = self._macro_was_last
-            self._macro_was_last = False
-            move = self._moves[self._state][letter]
-            if not self._started and move != NOT_A_COMMAND and letter != _QUIT_LETTER:
-                self._started = True
-                self._held = packet
-                return SessionStart()
-            if move == PROCESS:
-                stage = STAGES.get(letter)
-                if stage is None:
-                    event = self._others[letter](self, payload)
-                else:
-                    event = self._receive_command(stage, letter, payload)
-            elif move == NOT_A_COMMAND:
-                raise RemoteProtocolError("an unknown command", bytes((letter,)) + payload)
-            else:
-                event = self._receive_unexpected(packet, move, has_macros)
-            if event is not None:
-                return event
 
     # Commands
 
@@ -316,8 +314,8 @@ class FilterSession(AnsweringSession):
         """Keep macros; return whether they tell that the message in progress was given up."""
         if not payload:
             raise RemoteProtocolError("a macro packet without payload")
-        self.macros.store(payload, self._macro_was_last)
-        self._macro_was_last = True
+        self.macros.store(payload, self.ends_in_macros)
+        self.ends_in_macros = True
         # Where MAIL is not wanted, Sendmail says nothing at RSET either. All that it sends of the
         # next message's beginning are the macros of MAIL.
         is_unseen_mail = payload[0] == _MAIL_LETTER and self._options & _NO_MAIL > 0
@@ -443,7 +441,7 @@ class FilterSession(AnsweringSession):
         self._options_sent = agreement.options_sent
         self._moves = moves_for(skippable & _NO_STAGE_OPTIONS)
         self._reader.max_payload_bytes = self._max_payload_bytes
-        self._out.append(reply)
+        self.outgoing.append(reply)
         return agreement
 
     def _forget_refusal(self) -> None:

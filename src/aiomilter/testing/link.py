@@ -125,7 +125,7 @@ class _WatchedConnection(Connection):
     @property
     def awaits_mta(self) -> bool:
         """Whether all that has come in is served."""
-        return self.over.is_set() or (self._waiter is not None and not self._waiter.done())
+        return self.over.is_set() or self._arrival.wakeup is not None
 
 
 class Link:

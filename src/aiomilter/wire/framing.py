@@ -105,7 +105,8 @@ class PacketReader:
                 self._check_length(_LENGTH.unpack_from(buffer, start)[0])
             elif not available:
                 # An idle connection does not hold on to what it has read last.
-                self.discard()
+                self._buffer = b""
+                self._offset = 0
             return None
         length, letter = _HEAD.unpack_from(buffer, start)
         body = start + _HEAD_BYTES
