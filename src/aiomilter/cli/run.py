@@ -97,6 +97,12 @@ class _Run(click.Command):
     help="How long the event loop of a worker may be blocked before it is killed. [default: 30]",
 )
 @click.option(
+    "--start-timeout",
+    type=click.FLOAT,
+    metavar="SECONDS",
+    help="How long the start of a worker may take, its lifespan included. [default: 300]",
+)
+@click.option(
     "--crash-limit",
     type=click.INT,
     metavar="NUMBER",
@@ -140,8 +146,6 @@ def run(
     A function without arguments that returns a milter serves, too.
     """
     settings = settings_of(given, config_file)
-    if settings.metrics is not None and settings.workers is not None:
-        raise CommandError("--metrics is for one process: leave --workers out")
     if check:
         _check(settings)
     elif reload:

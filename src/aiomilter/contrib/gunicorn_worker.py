@@ -2,9 +2,9 @@
 
 Rules of this file:
 
-- SIGTERM lets messages in progress finish, however often it comes: a service manager may send it to
-  all processes, and the arbiter does as well. SIGQUIT ends at once. SIGINT is the arbiter's alone: a
-  terminal sends it to both.
+- SIGTERM lets messages in progress finish, however often it comes: a service manager may send it
+  to all processes, and the arbiter does as well. SIGQUIT ends at once. SIGINT is the arbiter's
+  alone: a terminal sends it to both.
 - The sign of life comes from the event loop, so that a loop that is blocked gives none.
 - What no further attempt can mend is told to the arbiter, which knows what to make of it.
 - A worker ends when the process above it does, however that ended: the kernel closes its end of
@@ -55,8 +55,6 @@ _logger = logging.getLogger("aiomilter")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 """What must not be lost between the fork and the moment a worker knows what to do with it."""
 
-_CANNOT_START = 78
-"""EX_CONFIG of sysexits.h."""
 _ORPHAN_GRACE_S = 0.8
 _ORPHAN_END_S = 1.5
 """How long a worker without the process above it may live; two seconds are promised."""
@@ -155,6 +153,7 @@ class MilterWorker(Worker):
         spawned_at: When it was made, of the monotonic clock.
         is_slow: Whether it was said that its start takes long.
         leave_by: When it must have ended, once it was asked to; None before.
+        aborted_at: When it was made to show where it is and to end; None before.
     """
 
     def __init__(self, *arguments: Any) -> None:
@@ -164,6 +163,7 @@ class MilterWorker(Worker):
         self.spawned_at = time.monotonic()
         self.is_slow = False
         self.leave_by: float | None = None
+        self.aborted_at: float | None = None
         application = self.app
         assert isinstance(application, MilterApplication)
         self._application = application
@@ -185,7 +185,8 @@ class MilterWorker(Worker):
             super().init_process()
         except ConfigError as error:
             self.notes.problem = str(error)
-            sys.exit(_CANNOT_START)
+            # As if all were well: the process above knows, and says what is to be said.
+            sys.exit(0)
 
     def notify(self) -> None:
         """Give a sign of life."""
@@ -200,6 +201,8 @@ class MilterWorker(Worker):
         with contextlib.suppress(Exception):  # stderr may be none that it can write to
             # Shows where a loop is blocked, when SIGABRT ends it, and what code in C died of.
             faulthandler.enable()
+        # Without the core file that it makes by default: nothing has gone wrong.
+        signal.signal(signal.SIGQUIT, lambda _number, _frame: os._exit(0))
         signal.signal(signal.SIGUSR1, self.handle_usr1)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
