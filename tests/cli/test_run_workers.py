@@ -186,7 +186,7 @@ async def test_a_worker_whose_loop_is_blocked_is_killed_and_shows_where(tmp_path
     async with workers(tmp_path, 2, "--worker-timeout", "1") as running:
         before = running.workers()
         assert await send_mail_and_wait(running, BLOCKING_MAIL) == b""
-        await running.until("WORKER TIMEOUT")
+        await running.until("has blocked its event loop for 1 s; ending it")
         await running.until("in on_mail")
         await until_replaced(running, before, before - running.workers())
 

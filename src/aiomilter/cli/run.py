@@ -282,7 +282,8 @@ def _set_up_logging(settings: Settings) -> None:
     root, level = logging.getLogger(), settings.log_level
     if not root.hasHandlers():
         log_format: Literal["text", "json"] = "json" if settings.log_format == "json" else "text"
-        logs.install(log_format, (level or "info").upper())
+        show_process = settings.workers is not None
+        logs.install(log_format, (level or "info").upper(), show_process=show_process)
     elif level is not None:
         root.setLevel(level.upper())
 
