@@ -98,10 +98,16 @@ async def send(running: Workers, count: int) -> None:
     async def one() -> None:
         async with Mta.connected_to_path(str(running.path)) as mta:
             await mta.begin()
-            assert await mta.converse(CONNECT, MAIL, RCPT) == b"ccc"
+            for command in (CONNECT, MAIL, RCPT):
+                answer = await mta.ask(command)
+                if answer.startswith(b"y421"):
+                    # Of a worker that is being replaced: a client comes back.
+                    return await one()
+                assert answer == b"c"
             mta.send(EOM)
             assert [reply[:1] for reply in await mta.replies(3)] == [b"h", b"h", b"a"]
             mta.send(QUIT)
+            return None
 
     await asyncio.gather(*(one() for _ in range(count)))
 

@@ -5,7 +5,6 @@ Needs ``pip install 'aiomilter[workers]'``. On the command line it is ``aiomilte
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
@@ -114,17 +113,18 @@ def run_workers_with(settings: WorkerSettings) -> None:
     handed_on = _handed_on()
     listeners = handed_on or open_listeners(settings.listen, settings.config)
     owner = os.getpid()
-    with contextlib.ExitStack() as stack:
-        for listener in reversed(listeners):
-            stack.callback(_unless_forked(owner, listener.close))
+    arbiter: MilterArbiter | None = None
+    try:
         application = MilterApplication(settings)
         arbiter = MilterArbiter(application, listeners, is_successor=bool(handed_on))
-        stack.callback(_unless_forked(owner, arbiter.close))
         arbiter.run()
-
-
-def _unless_forked(owner: int, close: Callable[[], None]) -> Callable[[], None]:
-    return lambda: close() if os.getpid() == owner else None
+    finally:
+        # Workers leave in another way, and never by mistake in this one.
+        if os.getpid() == owner:
+            if arbiter is not None:
+                arbiter.close()
+            for listener in listeners:
+                listener.close()
 
 
 def _handed_on() -> list[Listener]:
