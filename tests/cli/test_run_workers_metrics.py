@@ -288,3 +288,27 @@ async def test_a_program_of_its_own_has_observers_in_each_worker(tmp_path: Path)
         assert len(rows) == 20
         assert len(set(rows)) == 2
         await running.end()
+
+
+async def test_the_address_goes_over_to_the_program_that_follows(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    async with exporting(tmp_path, 1, "--metrics", f"127.0.0.1:{port}") as running:
+        await send(running, 3)
+        before = running.workers()
+        running.process.send_signal(signal.SIGUSR2)
+        await running.until("trying again until it works")
+        await running.until("listening on")
+        (successor,) = running.workers() - before
+        try:
+            assert await messages(port) == 3
+            running.process.terminate()
+            await until(lambda: is_gone(running.process.pid))
+            await running.until("metrics on http://")
+            assert await messages(port) == 0
+            await until_health_is(port, 200)
+        finally:
+            os.kill(successor, signal.SIGTERM)
+            await until(lambda: not running.path.exists())
+            await until(lambda: not list(tmp_path.glob("aiomilter-metrics-*")))

@@ -48,7 +48,7 @@ def count(folder: MetricsFolder, name: str, pid: int, value: float) -> None:
     stored: Any = MmapedDict(str(path_of(folder) / f"{name}_{pid}.db"))  # type: ignore[no-untyped-call]
     metric = name.partition("_")[0]
     sample = f"some_{metric}_total" if metric == "counter" else f"some_{metric}"
-    stored.write_value(mmap_key(f"some_{metric}", sample, (), (), "Text."), value, 0.0)
+    stored.write_value(mmap_key(f"some_{metric}", sample, [], [], "Text."), value, 0.0)
     stored.close()
 
 
