@@ -38,6 +38,7 @@ _MAX_PLACE_BYTES = 100
 _MAX_PLACES = 5
 _IDS = ("session_id", "queue_id")
 _TEXT_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+_TEXT_FORMAT_WITH_PROCESS = "%(asctime)s %(process)d %(levelname)s %(message)s"
 
 
 def current_ids() -> tuple[str | None, str | None]:
@@ -70,12 +71,18 @@ class JsonFormatter(logging.Formatter):
 
     Its members: ``time`` (UTC, RFC 3339), ``level``, ``logger``, ``message``, and where they are
     known ``session_id``, ``queue_id``, ``error`` (the exception) and ``traceback`` (a list of the
-    last places). A line of ``aiomilter.message`` has the other fields of its `MessageRecord` in
-    ``mail``, and in ``message`` only the verdict.
+    last places), and ``process`` if asked for. A line of ``aiomilter.message`` has the other
+    fields of its `MessageRecord` in ``mail``, and in ``message`` only the verdict.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, show_process: bool = False) -> None:
+        """Prepare.
+
+        Args:
+            show_process: Whether the number of the process is a member, too.
+        """
         super().__init__()
+        self._show_process = show_process
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, without a line break at its end."""
@@ -85,6 +92,8 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": cut_text(record.name, _MAX_PLACE_BYTES),
         }
+        if self._show_process:
+            found["process"] = record.process
         if isinstance(mail, dict):
             fields = cast("dict[str, object]", mail)
             found["message"] = f"{fields.get('verdict')} at {fields.get('stage')}"
@@ -130,6 +139,8 @@ def install(
     log_format: Literal["text", "json"] = "text",
     level: int | str = logging.INFO,
     stream: TextIO | None = None,
+    *,
+    show_process: bool = False,
 ) -> logging.Handler:
     """Log from the root logger to a stream, one line an event.
 
@@ -137,6 +148,7 @@ def install(
         log_format: ``text`` or ``json``.
         level: The least level that is logged.
         stream: None for stderr.
+        show_process: Whether each line tells the number of its process.
 
     Returns:
         The handler, which was added to those of the root logger.
@@ -148,7 +160,12 @@ def install(
         raise ValueError(f"the log format is text or json, not {log_format!r}")
     handler = logging.StreamHandler(sys.stderr if stream is None else stream)
     handler.addFilter(ContextFilter())
-    handler.setFormatter(JsonFormatter() if log_format == "json" else LineFormatter())
+    if log_format == "json":
+        handler.setFormatter(JsonFormatter(show_process=show_process))
+    else:
+        handler.setFormatter(
+            LineFormatter(_TEXT_FORMAT_WITH_PROCESS if show_process else _TEXT_FORMAT)
+        )
     root = logging.getLogger()
     root.setLevel(level)
     root.addHandler(handler)

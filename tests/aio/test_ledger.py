@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 
-from aiomilter.aio.ledger import CrashLedger, Identity, WorkerNotes, WorkerState, digest
+from aiomilter.aio.ledger import CrashLedger, Identity, Refusal, WorkerNotes, WorkerState, digest
+
+HOUR_S, DAY_S = 3_600.0, 86_400.0
 
 
 class Clock:
@@ -69,7 +71,7 @@ def test_a_message_is_refused_after_so_many_crashes() -> None:
     assert ledger.blame([guilty, innocent]) == []
     assert ledger.blame([guilty]) == []
     assert not ledger.is_refused(guilty)
-    assert ledger.blame([guilty]) == ["guilty"]
+    assert ledger.blame([guilty]) == [Refusal("guilty", 3, HOUR_S)]
     assert ledger.is_refused(guilty)
     assert not ledger.is_refused(innocent)
     # It is said once.
@@ -96,25 +98,141 @@ def test_what_is_not_known_is_never_refused() -> None:
     assert not ledger.is_refused(Identity())
 
 
-def test_a_message_is_let_in_again_a_day_after_its_last_crash() -> None:
+def test_one_more_crash_counts_for_those_that_are_refused_but_is_not_said_again() -> None:
+    ledger = CrashLedger(1)
+    assert len(ledger.blame([identity("one")])) == 1
+    assert ledger.blame([identity("one")]) == []
+    assert ledger.is_refused(identity("one"))
+
+
+def test_a_message_is_let_in_again_after_an_hour_and_then_refused_for_twice_as_long() -> None:
+    clock = Clock()
+    ledger = CrashLedger(3, clock)
+    guilty = identity("guilty")
+    for _ in range(3):
+        ledger.blame([guilty])
+    periods: list[float] = []
+    for _ in range(6):
+        clock.now += HOUR_S - 1 if not periods else periods[-1] - 1
+        ledger.look_at_clock()
+        assert ledger.is_refused(guilty)
+        clock.now += 1
+        ledger.look_at_clock()
+        assert not ledger.is_refused(guilty)
+        (refusal,) = ledger.blame([guilty])
+        periods.append(refusal.seconds)
+        assert refusal.crashes == 3 + len(periods)
+    assert periods == [hours * HOUR_S for hours in (2, 4, 8, 16, 24, 24)]
+
+
+def test_a_suspect_is_forgotten_a_day_after_its_last_crash() -> None:
+    clock = Clock()
+    ledger = CrashLedger(2, clock)
+    ledger.blame([identity("one")])
+    clock.now = DAY_S - 1
+    ledger.look_at_clock()
+    assert ledger.is_suspect(identity("one"))
+    clock.now = DAY_S
+    ledger.look_at_clock()
+    assert not ledger.is_suspect(identity("one"))
+    assert ledger.blame([identity("one")]) == []
+
+
+def test_one_that_was_refused_is_remembered_for_a_day_longer() -> None:
     clock = Clock()
     ledger = CrashLedger(1, clock)
     ledger.blame([identity("one")])
-    clock.now = 80_000
-    ledger.blame([identity("two")])
-    clock.now = 86_400
+    clock.now = HOUR_S + DAY_S - 1
+    ledger.look_at_clock()
+    (refusal,) = ledger.blame([identity("one")])
+    assert refusal.seconds == 2 * HOUR_S
+
+
+def test_a_suspect_that_is_served_well_is_none_any_more() -> None:
+    ledger, notes = CrashLedger(2), WorkerNotes()
+    ledger.blame([identity("innocent"), identity("guilty")])
+    assert ledger.is_suspect(identity("innocent"))
+    assert not ledger.is_refused(identity("innocent"))
+    notes.clear(identity("innocent"))
+    ledger.clear(notes.cleared())
+    assert not ledger.is_suspect(identity("innocent"))
+    assert [one.label for one in ledger.blame([identity("innocent"), identity("guilty")])] == [
+        "guilty"
+    ]
+    notes.close()
+
+
+def test_one_that_is_refused_cannot_be_cleared() -> None:
+    clock = Clock()
+    ledger = CrashLedger(1, clock)
+    ledger.blame([identity("one")])
+    ledger.clear(identity("one").keys)
     assert ledger.is_refused(identity("one"))
-    ledger.forget_old()
-    assert not ledger.is_refused(identity("one"))
+    clock.now = HOUR_S
+    ledger.clear(identity("one").keys)
+    assert not ledger.is_suspect(identity("one"))
+    (refusal,) = ledger.blame([identity("one")])
+    assert refusal.seconds == HOUR_S
+
+
+def test_nobody_is_cleared_by_who_is_not_known() -> None:
+    ledger = CrashLedger(2)
+    ledger.blame([identity("one")])
+    ledger.clear(identity("another").keys)
+    assert ledger.is_suspect(identity("one"))
+
+
+def test_what_was_cleared_is_told_once_and_both_digests_of_it() -> None:
+    notes = WorkerNotes()
+    notes.clear(identity("one", "Q1"))
+    notes.clear(identity("two"))
+    assert notes.cleared() == [*identity("one", "Q1").keys, *identity("two").keys]
+    assert notes.cleared() == []
+    notes.clear(identity("three"))
+    assert notes.cleared() == [*identity("three").keys]
+    notes.close()
+
+
+def test_of_more_than_there_is_room_for_the_last_are_told() -> None:
+    notes = WorkerNotes()
+    for number in range(300):
+        notes.clear(identity(str(number)))
+    assert notes.cleared() == [identity(str(number)).envelope for number in range(44, 300)]
+    notes.close()
+
+
+def test_notes_tell_signs_of_life_and_why_there_can_be_no_start() -> None:
+    notes = WorkerNotes()
+    assert (notes.beat, notes.problem) == (0.0, "")
+    notes.beat = 12.5
+    notes.problem = "no such module"
+    assert (notes.beat, notes.problem) == (12.5, "no such module")
+    notes.problem = "ä" * 5000
+    assert notes.problem == "ä" * 500
+    assert notes.cleared() == []
+    notes.close()
+
+
+def test_a_table_that_is_being_written_is_not_read() -> None:
+    ledger = CrashLedger(1)
+    ledger.blame([identity("one")])
+    assert ledger.is_refused(identity("one"))
+    whole = ledger._memory[:]
+    ledger.blame([identity("two")])
+    rows = ledger._memory[:]
+    # The head of the new one, with the rows of the one before.
+    ledger._memory[28:] = whole[28:]
+    assert not ledger.is_refused(identity("two"))
+    assert ledger.is_refused(identity("one"))
+    ledger._memory[:] = rows
     assert ledger.is_refused(identity("two"))
 
 
 def test_it_does_not_grow_without_end() -> None:
     ledger = CrashLedger(1)
-    for number in range(8200):
-        ledger.blame([identity(str(number))])
-    assert ledger.is_refused(identity("8199"))
-    assert not ledger.is_refused(identity("0"))
+    ledger.blame([identity(str(number)) for number in range(4100)])
+    assert ledger.is_refused(identity("4099"))
+    assert not ledger.is_suspect(identity("3"))
 
 
 def test_another_process_sees_what_is_refused() -> None:

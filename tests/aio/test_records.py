@@ -7,10 +7,11 @@ import io
 import json
 import logging
 import logging.config
+import os
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -415,6 +416,19 @@ def test_installed_text_is_one_line_each(output: io.StringIO) -> None:
     logging.getLogger("tests.own").debug("a\nb")
     assert output.getvalue().endswith(" DEBUG a\\nb\n")
     assert output.getvalue().count("\n") == 1
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_lines_tell_their_process_if_asked_for(
+    output: io.StringIO, log_format: Literal["text", "json"]
+) -> None:
+    install(log_format, "DEBUG", output, show_process=True)
+    logging.getLogger("tests.own").debug("a")
+    line = output.getvalue()
+    if log_format == "json":
+        assert json.loads(line)["process"] == os.getpid()
+    else:
+        assert line.endswith(f" {os.getpid()} DEBUG a\n")
 
 
 def test_format_that_is_none_is_refused() -> None:

@@ -186,7 +186,7 @@ async def test_a_worker_whose_loop_is_blocked_is_killed_and_shows_where(tmp_path
     async with workers(tmp_path, 2, "--worker-timeout", "1") as running:
         before = running.workers()
         assert await send_mail_and_wait(running, BLOCKING_MAIL) == b""
-        await running.until("WORKER TIMEOUT")
+        await running.until("has blocked its event loop for 1 s; ending it")
         await running.until("in on_mail")
         await until_replaced(running, before, before - running.workers())
 
@@ -201,12 +201,15 @@ async def send_mail_and_wait(running: Workers, mail: bytes) -> bytes:
 
 
 async def test_p27_workers_that_cannot_start_end_the_service(tmp_path: Path) -> None:
-    (tmp_path / "cli_broken.py").write_text("raise ValueError('broken')\n", encoding="utf-8")
+    (tmp_path / "cli_milter.py").write_text(MILTER, encoding="utf-8")
+    (tmp_path / "cli_broken.py").write_text(
+        "def life():\n    raise OSError('no database')\n", encoding="utf-8"
+    )
     path = tmp_path / "m.sock"
-    arguments = ("cli_broken:Any", "--listen", f"unix:{path}", "--workers", "2")
+    arguments = ("cli_milter:Tested", "--listen", f"unix:{path}", "--workers", "2")
     began = time.monotonic()
-    async with Running.started(tmp_path, *arguments) as running:
-        await running.until("cannot start: module 'cli_broken' cannot be imported: ValueError")
+    async with Running.started(tmp_path, *arguments, "--lifespan", "cli_broken:life") as running:
+        await running.until("OSError: no database")
         await running.until("5 workers in a row could not start")
         await running.ended(1)
     # Not at once: there is a pause after each pair.

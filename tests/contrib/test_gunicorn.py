@@ -1,11 +1,9 @@
-"""`run_workers` in a program of one's own, gunicorn's other signals, and the metrics' folder."""
+"""`run_workers` in a program of one's own, and gunicorn's other signals."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +11,6 @@ import pytest
 pytest.importorskip("gunicorn")
 
 from aiomilter import Config
-from aiomilter.contrib import gunicorn_metrics
-from aiomilter.contrib.gunicorn_metrics import MetricsFolder
 from aiomilter.contrib.gunicorn_worker import Served, WorkerSettings
 from aiomilter.errors import ConfigError
 from tests.cli.running import MILTER, Running
@@ -116,7 +112,14 @@ async def test_a_name_that_cannot_be_loaded_is_said(program: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"workers": 0}, {"workers": True}, {"crash_limit": 0}, {"worker_timeout": 0}]
+    "wrong",
+    [
+        {"workers": 0},
+        {"workers": True},
+        {"crash_limit": 0},
+        {"worker_timeout": 0},
+        {"start_timeout": 0},
+    ],
 )
 def test_settings_that_cannot_work_are_refused(wrong: dict[str, int]) -> None:
     settings: dict[str, int] = {"workers": 1, **wrong}
@@ -127,59 +130,3 @@ def test_settings_that_cannot_work_are_refused(wrong: dict[str, int]) -> None:
             config=Config(),
             **settings,  # type: ignore[arg-type]  # wrong on purpose
         )
-
-
-# Metrics
-
-
-@pytest.fixture
-def metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A stand-in for prometheus_client, which writes down whose files are removed."""
-    package = tmp_path / "prometheus_client"
-    package.mkdir()
-    (package / "__init__.py").write_text("", encoding="utf-8")
-    (package / "multiprocess.py").write_text(
-        "dead = []\nmark_process_dead = dead.append\n", encoding="utf-8"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    for name in [name for name in sys.modules if name.startswith("prometheus_client")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
-    return tmp_path
-
-
-def test_a_folder_for_metrics_is_made_and_removed(metrics: Path) -> None:
-    folder = MetricsFolder()
-    made = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
-    assert made.stat().st_mode & 0o777 == 0o700
-    (made / "counter_1.db").touch()
-    folder.forget_worker(4711)
-    assert sys.modules["prometheus_client.multiprocess"].dead == [4711]
-    folder.close()
-    assert not made.exists()
-    assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
-    with contextlib.suppress(KeyError):
-        del sys.modules["prometheus_client.multiprocess"], sys.modules["prometheus_client"]
-
-
-def test_a_folder_that_is_given_is_emptied_and_kept(
-    metrics: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = metrics / "given"
-    given.mkdir()
-    (given / "counter_1.db").touch()
-    (given / "other").touch()
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(given))
-    folder = MetricsFolder()
-    assert [file.name for file in given.iterdir()] == ["other"]
-    folder.close()
-    assert given.exists()
-
-
-def test_without_prometheus_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
-    monkeypatch.setattr(gunicorn_metrics, "find_spec", lambda _name: None)
-    folder = MetricsFolder()
-    folder.forget_worker(1)
-    folder.close()
-    assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ

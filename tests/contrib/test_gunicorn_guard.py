@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from aiomilter import Milter, Reply, Status, no_reply
+from aiomilter import Milter, Reply, Server, Status, no_reply
 from aiomilter.aio.ledger import CrashLedger, Identity, WorkerNotes
 from aiomilter.app.handlers import handler_table
-from aiomilter.contrib.gunicorn_guard import guard
+from aiomilter.contrib.gunicorn_guard import Guard
 from tests.aio.serving import session, warnings
-from tests.mta import CONNECT, EOH, EOM, HEADER, HELO, MAIL, RCPT, macros, packet
+from tests.mta import (
+    ABORT,
+    CONNECT,
+    EOH,
+    EOM,
+    HEADER,
+    HELO,
+    MAIL,
+    RCPT,
+    Mta,
+    macros,
+    packet,
+)
 
 MESSAGE_ID = packet(b"L", b"Message-ID\0<1@a.example>\0")
 OTHER_ID = packet(b"L", b"Message-ID\0<2@a.example>\0")
@@ -26,12 +40,12 @@ class Ledger:
     def __init__(self, verdict: Status = Status.TEMPFAIL) -> None:
         self.notes = WorkerNotes()
         self.ledger = CrashLedger(1)
-        self.verdict = verdict
+        self.guard = Guard(self.notes, self.ledger, verdict)
         self.seen: dict[str, list[Identity]] = {}
         self.called: list[str] = []
 
     def milter(self) -> Milter:
-        return guard(lambda: Noting(self), self.notes, self.ledger, self.verdict)()
+        return self.guard.watched(lambda: Noting(self))()
 
     async def blame_for(self, stage: str, *packets: bytes) -> None:
         """Let a message be the end of a worker, as far as the ledger is concerned."""
@@ -146,7 +160,7 @@ async def test_a_queue_id_is_enough() -> None:
     async with session(ledger.milter) as mta:
         await mta.converse(CONNECT, HELO)
         await mta.ask(queue_id + MAIL)
-    assert ledger.ledger.blame(ledger.seen["mail"]) == ["4XyZ12abc"]
+    assert [one.label for one in ledger.ledger.blame(ledger.seen["mail"])] == ["4XyZ12abc"]
     async with session(ledger.milter) as mta:
         assert await mta.converse(OTHER_CLIENT, HELO, queue_id + MAIL) == b"cct"
 
@@ -175,8 +189,8 @@ async def test_a_handler_that_only_observes_has_no_verdict_to_give(
             called.append("eom")
             return Status.ACCEPT
 
-    ledger = Ledger()
-    factory = guard(Observing, ledger.notes, ledger.ledger, Status.REJECT)
+    ledger = Ledger(Status.REJECT)
+    factory = ledger.guard.watched(Observing)
     async with session(factory) as mta:
         mta.send(MESSAGE_ID)
         assert await mta.converse(EOM) == b"a"
@@ -191,7 +205,7 @@ def test_a_watched_class_has_the_same_handlers_and_options() -> None:
         def on_eom(self, actions: Any) -> None: ...
 
     ledger = Ledger()
-    milter = guard(Some, ledger.notes, ledger.ledger, Status.TEMPFAIL)()
+    milter = ledger.guard.watched(Some)()
     plain, watched = handler_table(Some), handler_table(type(milter))
     assert isinstance(milter, Some)
     assert watched.class_name == plain.class_name
@@ -210,14 +224,14 @@ def test_a_frozen_class_with_slots_is_watched_as_well() -> None:
             return Reply(550, "5.7.1", str(self.limit))
 
     ledger = Ledger()
-    milter = guard(Frozen, ledger.notes, ledger.ledger, Status.TEMPFAIL)()
+    milter = ledger.guard.watched(Frozen)()
     assert isinstance(milter, Frozen)
     assert type(milter) is not Frozen
 
 
 def test_what_is_no_milter_is_left_to_who_says_so() -> None:
     ledger = Ledger()
-    factory: Any = guard(lambda: 3, ledger.notes, ledger.ledger, Status.TEMPFAIL)  # type: ignore[arg-type, return-value]  # on purpose
+    factory: Any = ledger.guard.watched(lambda: 3)  # type: ignore[arg-type, return-value]  # on purpose
     assert factory() == 3
 
 
@@ -231,7 +245,114 @@ async def test_begin_message_of_the_class_is_called(caplog: pytest.LogCaptureFix
         async def on_mail(self, sender: str, params: list[str]) -> None: ...
 
     ledger = Ledger()
-    async with session(guard(Beginning, ledger.notes, ledger.ledger, Status.TEMPFAIL)) as mta:
+    async with session(ledger.guard.watched(Beginning)) as mta:
         await mta.converse(MAIL)
     assert begun == ["message"]
     assert not warnings(caplog)
+
+
+async def test_messages_of_one_sender_are_told_apart_by_their_size() -> None:
+    def bounce(size: int) -> bytes:
+        return packet(b"M", b"<>\0SIZE=%d\0" % size)
+
+    ledger = Ledger()
+    await ledger.blame_for("mail", CONNECT, HELO, bounce(4711), RCPT)
+    async with session(ledger.milter) as mta:
+        assert await mta.converse(CONNECT, HELO, bounce(4711)) == b"cct"
+    async with session(ledger.milter) as mta:
+        assert await mta.converse(CONNECT, HELO, bounce(815), RCPT, EOH, EOM) == b"ccccca"
+
+
+async def test_without_a_message_id_the_size_counts_for_the_content_as_well() -> None:
+    def bounce(size: int) -> tuple[bytes, ...]:
+        return CONNECT, HELO, packet(b"M", b"<>\0SIZE=%d\0" % size), RCPT, HEADER, EOH, EOM
+
+    ledger = Ledger()
+    await ledger.blame_for("eom", *bounce(4711))
+    async with session(ledger.milter) as mta:
+        assert await mta.converse(*bounce(815)) == b"cccccca"
+    async with session(ledger.milter) as mta:
+        assert await mta.converse(*bounce(4711)[:5]) == b"cccct"
+
+
+# Suspects
+
+
+class Suspects(Ledger):
+    """A ledger that refuses nobody yet, and what a server tells of its messages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = CrashLedger(2)
+        self.guard = Guard(self.notes, self.ledger, Status.TEMPFAIL)
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Mta]:
+        async with (
+            Server(self.milter, "inet:0", observers=[self.guard]) as server,
+            Mta.connected(server.sockets[0]) as mta,
+        ):
+            await mta.begin()
+            yield mta
+
+    async def suspect(self, stage: str, *packets: bytes) -> Identity:
+        """Let a message be at work in a worker that dies, as far as the ledger is concerned."""
+        async with self.session() as mta:
+            await mta.converse(*packets)
+        assert self.ledger.blame(self.seen[stage]) == []
+        (identity,) = self.seen[stage]
+        assert self.notes.cleared() == []
+        return identity
+
+
+@pytest.mark.parametrize("stage", ["mail", "rcpt"])
+async def test_a_suspect_at_mail_or_rcpt_is_cleared_when_the_handler_has_returned(
+    stage: str,
+) -> None:
+    suspects = Suspects()
+    identity = await suspects.suspect(stage, *MESSAGE)
+    async with suspects.session() as mta:
+        await mta.converse(*ENVELOPE)
+        assert suspects.notes.cleared() == [identity.envelope]
+
+
+async def test_a_suspect_later_is_cleared_when_the_message_has_its_verdict() -> None:
+    suspects = Suspects()
+    identity = await suspects.suspect("eom", *MESSAGE)
+    async with suspects.session() as mta:
+        await mta.converse(*MESSAGE[:-1])
+        assert suspects.notes.cleared() == []
+        assert await mta.converse(EOM) == b"a"
+        assert suspects.notes.cleared() == [identity.envelope]
+        # Once for each time that it is served.
+        await mta.converse(MAIL, RCPT, OTHER_ID, EOH, EOM)
+        assert suspects.notes.cleared() == []
+
+
+@pytest.mark.parametrize("end", [ABORT, b""])
+async def test_a_message_that_is_given_up_clears_no_name(end: bytes) -> None:
+    suspects = Suspects()
+    await suspects.suspect("eom", *MESSAGE)
+    async with suspects.session() as mta:
+        await mta.converse(*MESSAGE[:-1])
+        mta.send(end)
+    async with suspects.session() as mta:
+        await mta.converse(MAIL)
+    assert suspects.notes.cleared() == []
+
+
+async def test_a_handler_that_fails_has_killed_nobody() -> None:
+    class Failing(Milter):
+        async def on_mail(self, sender: str, params: list[str]) -> None:
+            suspects.seen["mail"] = suspects.notes.suspects()
+            raise ValueError
+
+    suspects = Suspects()
+    factory = suspects.guard.watched(Failing)
+    async with session(factory) as mta:
+        assert await mta.converse(MAIL) == b"t"
+    (identity,) = suspects.seen["mail"]
+    suspects.ledger.blame([identity])
+    async with session(factory) as mta:
+        assert await mta.converse(MAIL) == b"t"
+    assert suspects.notes.cleared() == [identity.envelope]

@@ -7,37 +7,55 @@ Rules of this file:
 - Only messages with a handler at work are noted, and only for that long. An ``async`` handler
   that waits counts as at work, so several may be noted at a time, and all of them are suspects. The
   guilty one comes back and is there each time; the others hardly are.
-- A suspect is known by two digests, see `Identity`.
+- A suspect is known by two digests, see `Identity`. One that is served without a crash is a suspect
+  no longer: whoever was there by chance has its name cleared.
+- Nobody is refused for good: after an hour the next attempt is let through. If it is one more
+  crash, the time doubles, up to a day.
 """
 
 from __future__ import annotations
 
 import enum
+import math
 import mmap
 import struct
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
 from aiomilter.app.text import printable
 
-__all__ = ["CrashLedger", "Identity", "WorkerNotes", "WorkerState", "digest"]
+__all__ = ["CrashLedger", "Identity", "Refusal", "WorkerNotes", "WorkerState", "digest"]
 
 _DIGEST_BYTES = 16
 _UNKNOWN = bytes(_DIGEST_BYTES)
 _LABEL_BYTES = 31
 
+# The memory of a worker's notes. Values are written as slices, in one step, so that a reader in
+# another process sees the one before or the one after; `pack_into` would write zeros in between.
+_BEAT = struct.Struct("d")
+_COUNT = struct.Struct("I")
+_BEAT_AT, _CLEARED_COUNT_AT, _PROBLEM_AT = 8, 16, 24
+_CLEARED_AT = 1024
+_MOST_CLEARED = 256
+"""Keys on their way to the process above; if it is slower than that, the oldest are lost, and stay
+suspects."""
+_NOTES_AT = _CLEARED_AT + _MOST_CLEARED * _DIGEST_BYTES
+_MOST_PROBLEM_BYTES = _CLEARED_AT - _PROBLEM_AT
+
 _NOTE = struct.Struct(f"B{_DIGEST_BYTES}s{_DIGEST_BYTES}s{_LABEL_BYTES}s")
-_NOTES_AT = 64
 _MOST_NOTES = 1024
 """Handlers at work in one process; what is above goes without a note."""
 
-_TABLE_HEAD = struct.Struct("=II")
-_MOST_REFUSED = 1024
-_MOST_SUSPECTS = 8192
+_TABLE_HEAD = struct.Struct(f"=III{_DIGEST_BYTES}s")
+_MOST_SUSPECTS = 4096
 _FORGOTTEN_AFTER_S = 86_400.0
-"""A day: MTAs try for five, and a message may be let in again once the milter is mended."""
+"""A day: MTAs try for five."""
+_FIRST_REFUSAL_S, _LONGEST_REFUSAL_S = 3_600.0, 86_400.0
+"""From an hour: long beside the crash that a guilty message costs then, short beside the days for
+which an MTA keeps an innocent one. 1, 2, 4, 8 and 16 hours, then a day."""
 
 
 def digest(*parts: bytes) -> bytes:
@@ -89,6 +107,8 @@ class WorkerNotes:
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, _NOTES_AT + _MOST_NOTES * _NOTE.size)
         self._free = [_NOTES_AT + number * _NOTE.size for number in reversed(range(_MOST_NOTES))]
+        self._clearing = threading.Lock()
+        self._cleared_read = 0
 
     @property
     def state(self) -> WorkerState:
@@ -98,6 +118,27 @@ class WorkerNotes:
     @state.setter
     def state(self, state: WorkerState) -> None:
         self._memory[0] = state
+
+    @property
+    def beat(self) -> float:
+        """When the event loop last gave a sign of life, of the monotonic clock; 0 for never."""
+        beat: float = _BEAT.unpack_from(self._memory, _BEAT_AT)[0]
+        return beat
+
+    @beat.setter
+    def beat(self, now: float) -> None:
+        self._memory[_BEAT_AT : _BEAT_AT + _BEAT.size] = _BEAT.pack(now)
+
+    @property
+    def problem(self) -> str:
+        """Why the worker cannot start, if no further attempt can mend that; else empty."""
+        end = _PROBLEM_AT + _MOST_PROBLEM_BYTES
+        return self._memory[_PROBLEM_AT:end].rstrip(b"\0").decode("utf-8", "replace")
+
+    @problem.setter
+    def problem(self, text: str) -> None:
+        encoded = text.encode("utf-8", "replace")[:_MOST_PROBLEM_BYTES]
+        self._memory[_PROBLEM_AT : _PROBLEM_AT + len(encoded)] = encoded
 
     def enter(self, note: bytes) -> int:
         """Note that a handler begins; return where, for `leave`.
@@ -119,6 +160,29 @@ class WorkerNotes:
             self._memory[place] = 0
             self._free.append(place)
 
+    def clear(self, identity: Identity) -> None:
+        """Tell that a suspect was served without a crash; in any thread."""
+        with self._clearing:
+            (count,) = _COUNT.unpack_from(self._memory, _CLEARED_COUNT_AT)
+            for key in identity.keys:
+                place = _CLEARED_AT + count % _MOST_CLEARED * _DIGEST_BYTES
+                self._memory[place : place + _DIGEST_BYTES] = key
+                count = (count + 1) & 0xFFFFFFFF
+            # Last, as it is what the process above looks at.
+            end = _CLEARED_COUNT_AT + _COUNT.size
+            self._memory[_CLEARED_COUNT_AT:end] = _COUNT.pack(count)
+
+    def cleared(self) -> list[bytes]:
+        """Return the keys that were cleared since the last call; for the process above."""
+        (count,) = _COUNT.unpack_from(self._memory, _CLEARED_COUNT_AT)
+        new = min((count - self._cleared_read) & 0xFFFFFFFF, _MOST_CLEARED)
+        self._cleared_read = count
+        places = [
+            _CLEARED_AT + number % _MOST_CLEARED * _DIGEST_BYTES
+            for number in range(count - new, count)
+        ]
+        return [self._memory[place : place + _DIGEST_BYTES] for place in places]
+
     def suspects(self) -> list[Identity]:
         """Return what had a handler at work."""
         found: list[Identity] = []
@@ -133,10 +197,39 @@ class WorkerNotes:
         self._memory.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A message that is refused from now on.
+
+    Attributes:
+        label: What an administrator finds it by.
+        crashes: How many workers it has ended.
+        seconds: For how long it is refused.
+    """
+
+    label: str
+    crashes: int
+    seconds: float
+
+
+@dataclass(slots=True)
+class _Record:
+    """What is known of one key."""
+
+    crashes: int = 0
+    last_crash: float = 0.0
+    refused_for: float = 0.0
+    refused_until: float = -math.inf
+
+    @property
+    def forgotten_at(self) -> float:
+        return max(self.last_crash, self.refused_until) + _FORGOTTEN_AFTER_S
+
+
 class CrashLedger:
     """Counts by message how many workers it has ended; made before any worker is.
 
-    The process that made it calls `blame`, the workers ask `is_refused`.
+    The process that made it calls `blame`, `clear` and `look_at_clock`, the workers ask the rest.
     """
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -148,62 +241,101 @@ class CrashLedger:
         """
         self._limit = limit
         self._clock = clock
-        self._crashes: dict[bytes, tuple[int, float]] = {}
-        self._memory = mmap.mmap(-1, _TABLE_HEAD.size + _MOST_REFUSED * _DIGEST_BYTES)
+        self._records: dict[bytes, _Record] = {}
+        self._next_change = math.inf
+        self._memory = mmap.mmap(-1, _TABLE_HEAD.size + _MOST_SUSPECTS * _DIGEST_BYTES)
         self._version = 0
         self._refused: frozenset[bytes] = frozenset()
+        self._suspects: frozenset[bytes] = frozenset()
 
-    def blame(self, suspects: Iterable[Identity]) -> list[str]:
-        """Count a crash; return the labels of the messages that are refused from now on."""
+    def blame(self, suspects: Iterable[Identity]) -> list[Refusal]:
+        """Count a crash; return the messages that are refused from now on."""
         now = self._clock()
         counted: set[bytes] = set()
-        refused: list[str] = []
+        refused: list[Refusal] = []
         for suspect in suspects:
-            crashes = 0
+            worst: _Record | None = None
             for key in suspect.keys:
-                if key not in counted:
-                    counted.add(key)
-                    # Removed first, so that the dictionary is in the order of the last crash.
-                    before, _when = self._crashes.pop(key, (0, now))
-                    self._crashes[key] = (before + 1, now)
-                crashes = max(crashes, self._crashes[key][0])
-            if crashes == self._limit:
-                refused.append(printable(suspect.label.decode("utf-8", "replace")) or "unknown")
-        self._forget(now)
-        self._publish()
+                if key in counted:
+                    continue
+                counted.add(key)
+                # Put in anew, so that the dictionary is in the order of the last crash.
+                record = self._records[key] = self._records.pop(key, _Record())
+                if self._count(record, now) and (worst is None or record.crashes > worst.crashes):
+                    worst = record
+            if worst is not None:
+                label = printable(suspect.label.decode("utf-8", "replace")) or "unknown"
+                refused.append(Refusal(label, worst.crashes, worst.refused_for))
+        if counted:
+            self._settle(now)
         return refused
 
-    def forget_old(self) -> None:
-        """Let messages in again whose last crash is long ago."""
-        if self._forget(self._clock()):
-            self._publish()
+    def _count(self, record: _Record, now: float) -> bool:
+        """Count a crash; return whether it makes a refusal begin."""
+        record.crashes += 1
+        record.last_crash = now
+        if record.crashes < self._limit or now < record.refused_until:
+            return False
+        record.refused_for = min(2 * record.refused_for or _FIRST_REFUSAL_S, _LONGEST_REFUSAL_S)
+        record.refused_until = now + record.refused_for
+        return True
+
+    def clear(self, keys: Sequence[bytes]) -> None:
+        """Strike out who was served without a crash; who is refused now stays so."""
+        now = self._clock()
+        has_changed = False
+        for key in keys:
+            record = self._records.get(key)
+            # It may have been let in when a crash that it has part in was not counted yet.
+            if record is not None and now >= record.refused_until:
+                del self._records[key]
+                has_changed = True
+        if has_changed:
+            self._settle(now)
+
+    def look_at_clock(self) -> None:
+        """Let messages in again whose time is up, and forget those of long ago."""
+        now = self._clock()
+        if now >= self._next_change:
+            self._settle(now)
 
     def is_refused(self, identity: Identity) -> bool:
         """Return whether a message has ended too many workers."""
-        version, count = _TABLE_HEAD.unpack_from(self._memory)
-        if version != self._version:
-            rows = self._memory[_TABLE_HEAD.size : _TABLE_HEAD.size + count * _DIGEST_BYTES]
-            starts = range(0, len(rows), _DIGEST_BYTES)
-            self._refused = frozenset(rows[at : at + _DIGEST_BYTES] for at in starts)
-            self._version = version
+        self._read()
         return bool(self._refused) and not self._refused.isdisjoint(identity.keys)
 
-    def _forget(self, now: float) -> bool:
-        size = len(self._crashes)
-        while self._crashes:
-            oldest = next(iter(self._crashes))
-            is_recent = now - self._crashes[oldest][1] < _FORGOTTEN_AFTER_S
-            if is_recent and len(self._crashes) <= _MOST_SUSPECTS:
-                break
-            del self._crashes[oldest]
-        return len(self._crashes) != size
+    def is_suspect(self, identity: Identity) -> bool:
+        """Return whether a message was at work when a worker died."""
+        self._read()
+        return bool(self._suspects) and not self._suspects.isdisjoint(identity.keys)
 
-    def _publish(self) -> None:
-        refused = [key for key, (count, _) in self._crashes.items() if count >= self._limit]
-        rows = b"".join(refused[-_MOST_REFUSED:])
+    def _read(self) -> None:
+        version, refused, count, check = _TABLE_HEAD.unpack_from(self._memory)
+        if version == self._version:
+            return
+        rows = self._memory[_TABLE_HEAD.size : _TABLE_HEAD.size + count * _DIGEST_BYTES]
+        if digest(rows, _COUNT.pack(refused)) != check:
+            # It is being written; with the next message.
+            return
+        keys = [rows[at : at + _DIGEST_BYTES] for at in range(0, len(rows), _DIGEST_BYTES)]
+        self._refused = frozenset(keys[:refused])
+        self._suspects = frozenset(keys)
+        self._version = version
+
+    def _settle(self, now: float) -> None:
+        """Forget what is old or too much, and show the workers what is left."""
+        records = self._records
+        for key in [key for key, record in records.items() if now >= record.forgotten_at]:
+            del records[key]
+        for key in list(records)[: max(0, len(records) - _MOST_SUSPECTS)]:
+            del records[key]
+        refused = [key for key, record in records.items() if now < record.refused_until]
+        others = [key for key, record in records.items() if now >= record.refused_until]
+        changes = [records[key].refused_until for key in refused]
+        changes += [records[key].forgotten_at for key in others]
+        self._next_change = min(changes, default=math.inf)
+        rows = b"".join((*refused, *others))
+        version = (_COUNT.unpack_from(self._memory)[0] + 1) & 0xFFFFFFFF
+        check = digest(rows, _COUNT.pack(len(refused)))
         self._memory[_TABLE_HEAD.size : _TABLE_HEAD.size + len(rows)] = rows
-        version, _count = _TABLE_HEAD.unpack_from(self._memory)
-        # Last, as it is what makes workers look.
-        _TABLE_HEAD.pack_into(
-            self._memory, 0, (version + 1) & 0xFFFFFFFF, len(rows) // _DIGEST_BYTES
-        )
+        _TABLE_HEAD.pack_into(self._memory, 0, version, len(refused), len(records), check)

@@ -97,6 +97,12 @@ class _Run(click.Command):
     help="How long the event loop of a worker may be blocked before it is killed. [default: 30]",
 )
 @click.option(
+    "--start-timeout",
+    type=click.FLOAT,
+    metavar="SECONDS",
+    help="How long the start of a worker may take, its lifespan included. [default: 300]",
+)
+@click.option(
     "--crash-limit",
     type=click.INT,
     metavar="NUMBER",
@@ -140,8 +146,6 @@ def run(
     A function without arguments that returns a milter serves, too.
     """
     settings = settings_of(given, config_file)
-    if settings.metrics is not None and settings.workers is not None:
-        raise CommandError("--metrics is for one process: leave --workers out")
     if check:
         _check(settings)
     elif reload:
@@ -278,7 +282,8 @@ def _set_up_logging(settings: Settings) -> None:
     root, level = logging.getLogger(), settings.log_level
     if not root.hasHandlers():
         log_format: Literal["text", "json"] = "json" if settings.log_format == "json" else "text"
-        logs.install(log_format, (level or "info").upper())
+        show_process = settings.workers is not None
+        logs.install(log_format, (level or "info").upper(), show_process=show_process)
     elif level is not None:
         root.setLevel(level.upper())
 

@@ -70,6 +70,7 @@ class Settings:
         metrics: The host and port that serve metrics and a health check, or None.
         workers: How many processes serve; None for this one alone.
         worker_timeout: For how many seconds the event loop of one may be blocked.
+        start_timeout: How many seconds the start of one may take.
         crash_limit: How many of them a message may end.
         crash_verdict: One of `CRASH_VERDICTS`, for a message that has ended so many.
         origins: Where a setting is from, by its name; those that are not there are defaults.
@@ -85,6 +86,7 @@ class Settings:
     metrics: str | None
     workers: int | None
     worker_timeout: float
+    start_timeout: float
     crash_limit: int
     crash_verdict: str
     origins: Mapping[str, str]
@@ -194,6 +196,7 @@ _SETTINGS: dict[str, _Kind] = {
     "metrics": _Kind("HOST:PORT in quotes", _of_type(str)),
     "workers": _Kind("a whole number from 1 on", _count),
     "worker_timeout": _Kind("a number of seconds above 0", _positive_seconds),
+    "start_timeout": _Kind("a number of seconds above 0", _positive_seconds),
     "crash_limit": _Kind("a whole number from 1 on", _count),
     "crash_verdict": _Kind(f"one of {', '.join(CRASH_VERDICTS)}", _one_of(CRASH_VERDICTS)),
     **{field.name: _KINDS[str(field.type)] for field in fields(Config) if field.type != "str"},
@@ -284,6 +287,7 @@ def _settings(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings
         metrics=values.get("metrics"),
         workers=values.get("workers"),
         worker_timeout=values.get("worker_timeout", 30.0),
+        start_timeout=values.get("start_timeout", 300.0),
         crash_limit=values.get("crash_limit", 3),
         crash_verdict=values.get("crash_verdict", "tempfail"),
         origins=origins,

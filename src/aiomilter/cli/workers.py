@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from aiomilter.aio.metrics_http import parse_metrics_address
 from aiomilter.cli.console import CommandError
 from aiomilter.cli.listening import advice_about
 from aiomilter.cli.loading import load_lifespan, load_milter
@@ -61,6 +62,8 @@ def run_with_workers(settings: Settings, set_up_logging: Callable[[], None]) -> 
                 config=settings.config,
                 uvloop=settings.uvloop,
                 worker_timeout=settings.worker_timeout,
+                start_timeout=settings.start_timeout,
+                metrics=parse_metrics_address(settings.metrics) if settings.metrics else None,
                 crash_limit=settings.crash_limit,
                 crash_verdict=Status[settings.crash_verdict.upper()],
             )

@@ -9,14 +9,18 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import cast
 
 from aiomilter.aio.config import Config
 from aiomilter.aio.listeners import Listener, open_listeners
+from aiomilter.aio.metrics_http import parse_metrics_address
 from aiomilter.aio.server import Lifespan, MilterFactory
+from aiomilter.app.observer import Observer
 from aiomilter.app.text import describe_error
 from aiomilter.contrib.gunicorn_arbiter import HANDED_ON, MilterArbiter
+from aiomilter.contrib.gunicorn_metrics import require_prometheus
 from aiomilter.contrib.gunicorn_worker import MilterApplication, Served, WorkerSettings
 from aiomilter.errors import ConfigError
 from aiomilter.session.status import Status
@@ -32,13 +36,17 @@ def run_workers(
     lifespan: str | None = None,
     uvloop: bool | None = None,
     worker_timeout: float = 30.0,
+    start_timeout: float = 300.0,
+    observers: str | None = None,
+    metrics: str | None = None,
     crash_limit: int = 3,
     crash_verdict: Status = Status.TEMPFAIL,
 ) -> None:
     """Serve with several processes until SIGINT or SIGTERM; blocks, and does not return.
 
-    Milter and lifespan are names, as each worker imports them by itself: this process must not,
-    so that after SIGHUP new workers find the new code. Set up logging before; workers inherit it.
+    Milter, lifespan and observers are names, as each worker imports them by itself: this process
+    must not, so that after SIGHUP new workers find the new code. Set up logging before; workers
+    inherit it.
 
     Example::
 
@@ -57,11 +65,16 @@ def run_workers(
         uvloop: Whether to use uvloop; None to use it if it is installed.
         worker_timeout: For how many seconds a worker's event loop may be blocked. Then the worker
             is killed, and its log shows where it was.
+        start_timeout: How many seconds the start of a worker may take, during which its event loop
+            may be blocked: loading, and entering the lifespan. Then the same happens.
+        observers: Called by each worker for a sequence of observers, as ``package.module:name``.
+        metrics: Where to serve the metrics of all workers, for Prometheus, and a health check, as
+            ``host:port``. Do not import prometheus_client before, in this process.
         crash_limit: A message that has ended this many workers no longer reaches a handler.
         crash_verdict: What it gets instead.
 
     Raises:
-        ConfigError: An address or a setting cannot work.
+        ConfigError: An address or a setting cannot work, or what is named cannot be loaded.
         SystemExit: The end: with 0 after a signal, and 1 if no worker could start.
     """
 
@@ -69,6 +82,7 @@ def run_workers(
         return Served(
             cast("MilterFactory", _named(milter)),
             cast("Lifespan", _named(lifespan)) if lifespan else None,
+            _observers(observers) if observers else (),
         )
 
     run_workers_with(
@@ -79,6 +93,8 @@ def run_workers(
             config=config or Config(),
             uvloop=uvloop,
             worker_timeout=worker_timeout,
+            start_timeout=start_timeout,
+            metrics=None if metrics is None else parse_metrics_address(metrics),
             crash_limit=crash_limit,
             crash_verdict=crash_verdict,
         )
@@ -89,15 +105,24 @@ def run_workers_with(settings: WorkerSettings) -> None:
     """Serve as `run_workers` does, with a loader of one's own.
 
     Raises:
-        ConfigError: An address cannot be listened on.
+        ConfigError: An address cannot be listened on, or what is to be served cannot be loaded.
         SystemExit: The end.
     """
-    listeners = _handed_on() or open_listeners(settings.listen, settings.config)
+    if settings.metrics is not None:
+        require_prometheus()
+    handed_on = _handed_on()
+    listeners = handed_on or open_listeners(settings.listen, settings.config)
     owner = os.getpid()
+    arbiter: MilterArbiter | None = None
     try:
-        MilterArbiter(MilterApplication(settings), listeners).run()
+        application = MilterApplication(settings)
+        arbiter = MilterArbiter(application, listeners, is_successor=bool(handed_on))
+        arbiter.run()
     finally:
+        # Workers leave in another way, and never by mistake in this one.
         if os.getpid() == owner:
+            if arbiter is not None:
+                arbiter.close()
             for listener in listeners:
                 listener.close()
 
@@ -111,6 +136,14 @@ def _handed_on() -> list[Listener]:
         sock.set_inheritable(False)
         found.append(Listener(sock, label, tuple(owned) if owned else None))
     return found
+
+
+def _observers(text: str) -> tuple[Observer, ...]:
+    make = _named(text)
+    try:
+        return tuple(cast("Callable[[], Iterable[Observer]]", make)())
+    except (Exception, SystemExit) as error:  # whatever the function raises
+        raise ConfigError(f"{text!r} makes no observers: {describe_error(error)}") from error
 
 
 def _named(text: str) -> object:

@@ -7,8 +7,8 @@ Rules of this file:
 - A reload ends no worker that serves before its successors do. If one of those cannot start, all
   stays as it was.
 - A worker that dies is replaced, ever more slowly if its like die young. If none can start at all,
-  the service ends with an error.
-- A worker is asked to end once: a second SIGTERM would tell it to hurry.
+  the service ends with an error; at once if that is one which no further attempt can mend.
+- A start has a limit of its own: an event loop that is blocked by the lifespan stalls nobody.
 - Clocks are monotonic: one that is set neither ends nor keeps a worker.
 """
 
@@ -32,8 +32,10 @@ from gunicorn.systemd import sd_notify
 
 from aiomilter.aio.ledger import WorkerState
 from aiomilter.aio.listeners import Listener
-from aiomilter.contrib.gunicorn_metrics import MetricsFolder
+from aiomilter.contrib.gunicorn_exporter import Exporter
+from aiomilter.contrib.gunicorn_metrics import MetricsFolder, ServiceStatus
 from aiomilter.contrib.gunicorn_worker import STOP_SIGNALS, MilterApplication, MilterWorker
+from aiomilter.errors import ConfigError
 
 __all__ = ["HANDED_ON", "MilterArbiter"]
 
@@ -50,6 +52,13 @@ _POLL_S = 0.02
 _BEYOND_GRACE_S = 6.0
 """What a worker may take beyond the grace: the idle, the last answers, and its lifespan."""
 _HURRIED_S = 4.0
+_UNSTARTED_GRACE_S = 5.0
+"""What a worker may take that has not served anybody yet: for its lifespan."""
+_ABORT_S = 1.0
+"""How long it may take to write where it is."""
+_SILENT_S = 5.0
+"""A worker without a sign of life for so long, five times its period, does not count as serving."""
+_HOUR_S = 3600
 _EXIT_FAILURE = 1
 
 
@@ -59,17 +68,34 @@ class MilterArbiter(Arbiter):
     # Exit codes at which gunicorn would end the service at once: never, see `worker_ended`.
     WORKER_BOOT_ERROR = APP_LOAD_ERROR = -1
 
-    def __init__(self, app: MilterApplication, listeners: list[Listener]) -> None:
+    def __init__(
+        self, app: MilterApplication, listeners: list[Listener], *, is_successor: bool = False
+    ) -> None:
         """Prepare.
 
         Args:
             app: What is served, and how.
             listeners: Where; they are closed at the end.
+            is_successor: Whether the program that SIGUSR2 was sent to is there still.
+
+        Raises:
+            ConfigError: There can be no folder for metrics.
         """
         self._settings = app.milter_settings
         self._ledger = app.ledger
         self._listeners = listeners
-        self._metrics = MetricsFolder()
+        self._is_successor = is_successor
+        self._status = ServiceStatus()
+        self._metrics = MetricsFolder(self._status, is_shared=is_successor)
+        self._exporter: Exporter | None = None
+        if self._settings.metrics is not None:
+            address = self._settings.metrics
+            leave = self._leave_sockets
+            self._exporter = Exporter(
+                self._metrics, address, app.lifeline, leave, self._reopen_logs
+            )
+        self._problem = ""
+        self._has_served = False
         self._generation = 0
         self._is_reload_wanted = False
         self._is_stopping = False
@@ -103,8 +129,25 @@ class MilterArbiter(Arbiter):
         finally:
             if notify_socket is not None:
                 os.environ["NOTIFY_SOCKET"] = notify_socket
+        if self._exporter is not None:
+            self._exporter.start(is_patient=self._is_successor)
         for listener in self._listeners:
             _logger.info("listening on %s", listener.description)
+
+    def close(self) -> None:
+        """Remove what is there for metrics; for the end of the program."""
+        if self._exporter is not None:
+            self._exporter.stop()
+        self._metrics.close()
+
+    def _leave_sockets(self) -> None:
+        """Close the sockets, in a process that has no use for them."""
+        for listener in self._listeners:
+            listener.sock.close()
+
+    def _reopen_logs(self) -> None:
+        assert self.log is not None
+        self.log.reopen_files()
 
     def _tell(self, news: str) -> None:
         """Tell systemd, if it has started us."""
@@ -124,6 +167,12 @@ class MilterArbiter(Arbiter):
     def handle_hup(self) -> None:
         """Start workers that load the code anew, to replace those that are there."""
         self._is_reload_wanted = True
+
+    def handle_usr1(self) -> None:
+        """Open log files anew, in all processes."""
+        super().handle_usr1()
+        if self._exporter is not None:
+            self._exporter.reopen_logs()
 
     def wait_for_signals(self, timeout: float | None = 1.0) -> list[int]:
         """Wait for signals, or until something else is due."""
@@ -149,21 +198,42 @@ class MilterArbiter(Arbiter):
     def manage_workers(self) -> None:
         """Start, replace and end workers as needed."""
         self._kill_overdue()
-        self._ledger.forget_old()
+        self._look_at_ledger()
+        if self._exporter is not None:
+            self._exporter.keep_alive()
         serving = self._serving()
         old = [worker for worker in serving if worker.generation < self._generation]
         young = [worker for worker in serving if worker.generation == self._generation]
-        if self._is_reload_wanted and not old:
+        if self._is_reload_wanted:
             _logger.info("reloading: new workers load the code, and replace those that serve")
             self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
             self._is_reload_wanted = False
             self._generation += 1
-            old, young = young, []
+            if old:
+                # Of a reload that is under way, with code that is out of date by now.
+                for worker in young:
+                    self._kill(worker, signal.SIGTERM)
+            else:
+                old = young
+            young = []
         if len(young) < self.num_workers:
             self.spawn_workers()
         elif all(worker.notes.state is WorkerState.SERVING for worker in young):
             self._end_surplus(old, young)
         self._tell("WATCHDOG=1")
+        self._write_status()
+
+    def _look_at_ledger(self) -> None:
+        for worker in self._all():
+            self._ledger.clear(worker.notes.cleared())
+        self._ledger.look_at_clock()
+
+    def _write_status(self) -> None:
+        oldest = time.monotonic() - _SILENT_S
+        serving = [one for one in self._serving() if one.notes.state is WorkerState.SERVING]
+        self._has_served = self._has_served or bool(serving)
+        alive = [worker for worker in serving if worker.notes.beat > oldest]
+        self._status.write(len(alive), is_stopping=self._is_stopping)
 
     def _end_surplus(self, old: list[MilterWorker], young: list[MilterWorker]) -> None:
         for worker in (*old, *young[: len(young) - self.num_workers]):
@@ -205,12 +275,14 @@ class MilterArbiter(Arbiter):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def kill_worker(self, pid: int, sig: int) -> None:
-        """Send a worker a signal, but SIGTERM only once."""
+        """Send a worker a signal, but SIGTERM only once: its time is counted from there."""
         worker = cast("MilterWorker | None", self.WORKERS.get(pid))
         if sig == signal.SIGTERM and worker is not None:
             if worker.is_leaving:
                 return
             patience_s = self._settings.config.stop_grace + _BEYOND_GRACE_S
+            if worker.notes.state is WorkerState.STARTING:
+                patience_s = _UNSTARTED_GRACE_S
             worker.leave_by = time.monotonic() + patience_s
         super().kill_worker(pid, sig)
 
@@ -224,36 +296,80 @@ class MilterArbiter(Arbiter):
                 _logger.warning("worker %s does not end; killing it", worker.pid)
                 self._kill(worker, signal.SIGKILL)
 
+    def murder_workers(self) -> None:
+        """End workers whose event loop is blocked, and those that do not come to serve."""
+        now = time.monotonic()
+        for worker in self._all():
+            notes, limit_s = worker.notes, self._settings.worker_timeout
+            if worker.aborted_at is not None:
+                if now - worker.aborted_at > _ABORT_S:
+                    self._kill(worker, signal.SIGKILL)
+            elif notes.state is not WorkerState.STARTING:
+                if now - notes.beat > limit_s:
+                    self._abort(worker, f"has blocked its event loop for {limit_s:g} s")
+            elif not worker.is_leaving:
+                self._look_at_start(worker, now)
+
+    def _look_at_start(self, worker: MilterWorker, now: float) -> None:
+        limit_s = self._settings.start_timeout
+        if now - worker.spawned_at > limit_s:
+            self._abort(worker, f"does not come to serve within {limit_s:g} s")
+        beat, silent_s = worker.notes.beat, self._settings.worker_timeout
+        if not worker.is_slow and now - max(beat, worker.spawned_at) > silent_s:
+            worker.is_slow = True
+            what = "the lifespan blocks the event loop" if beat else "the code is being loaded"
+            _logger.warning(
+                "worker %s is starting, and %s for more than %g s; it has %g s in all",
+                *(worker.pid, what, silent_s, limit_s),
+            )
+
+    def _abort(self, worker: MilterWorker, why: str) -> None:
+        _logger.critical("worker %s %s; ending it. It was here:", worker.pid, why)
+        worker.aborted_at = time.monotonic()
+        self._kill(worker, signal.SIGABRT)
+
     def worker_ended(self, worker: MilterWorker) -> None:
         """Draw the conclusions from a worker's end.
 
         Raises:
             HaltServer: No worker can start.
         """
-        state = worker.notes.state
+        state, problem = worker.notes.state, worker.notes.problem
         suspects = [] if state is WorkerState.ENDED else worker.notes.suspects()
+        self._ledger.clear(worker.notes.cleared())
         worker.notes.close()
-        self._metrics.forget_worker(cast("int", worker.pid))
-        for label in self._ledger.blame(suspects) if suspects else ():
+        pid, has_exporter = cast("int", worker.pid), self._exporter is not None
+        self._metrics.forget_worker(pid, are_summed=has_exporter)
+        for refusal in self._ledger.blame(suspects):
             _logger.error(
-                "message %s has ended %d workers; from now on it gets %s without the handlers",
-                label,
-                self._settings.crash_limit,
+                "message %s has ended %d workers; from now on it gets %s without the handlers, "
+                "for %g h",
+                refusal.label,
+                refusal.crashes,
                 self._settings.crash_verdict.name,
+                refusal.seconds / _HOUR_S,
             )
         if worker.is_leaving or self._is_stopping:
             return
+        self._status.deaths += 1
         self._wait_longer(was_young=time.monotonic() - worker.spawned_at < _DIED_YOUNG_S)
         if state is not WorkerState.STARTING:
             _logger.warning("worker %s has ended by itself; another one follows", worker.pid)
             return
         if any(one.generation < self._generation for one in self._serving()):
-            self._give_up_reload()
-        elif not any(one.notes.state is WorkerState.SERVING for one in self._serving()):
+            self._give_up_reload(problem)
+            return
+        if problem and not self._has_served:
+            self._problem = problem
+            raise HaltServer(problem, _EXIT_FAILURE)
+        if problem:
+            _logger.error("worker %s cannot start: %s", worker.pid, problem)
+        if not any(one.notes.state is WorkerState.SERVING for one in self._serving()):
             self._note_failure()
 
-    def _give_up_reload(self) -> None:
-        _logger.error("the reload has failed; the workers that were there go on")
+    def _give_up_reload(self, problem: str) -> None:
+        reason = f": {problem}" if problem else ""
+        _logger.error("the reload has failed; the workers that were there go on%s", reason)
         for worker in self._serving():
             if worker.generation == self._generation:
                 self._kill(worker, signal.SIGTERM)
@@ -278,6 +394,18 @@ class MilterArbiter(Arbiter):
 
     # The end
 
+    def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
+        """End the service.
+
+        Raises:
+            SystemExit: Always, but for the next.
+            ConfigError: It could not begin.
+        """
+        if self._problem:
+            self.stop(graceful=False)
+            raise ConfigError(self._problem)
+        super().halt(reason, exit_status)
+
     def stop(self, graceful: bool = True) -> None:
         """End all workers.
 
@@ -285,8 +413,9 @@ class MilterArbiter(Arbiter):
             graceful: Whether messages in progress may finish; a further signal takes that back.
         """
         self._is_stopping = True
+        self._write_status()
         patience_s = self._settings.config.stop_grace + _BEYOND_GRACE_S
-        if self._listeners:
+        if self._listeners and not self._problem:
             _logger.info("letting messages in progress finish" if graceful else "stopping at once")
             usec = int(patience_s * 1e6)
             self._tell(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={usec}")
@@ -300,13 +429,14 @@ class MilterArbiter(Arbiter):
                 graceful = False
                 self.kill_workers(signal.SIGQUIT)
                 deadline = time.monotonic() + _HURRIED_S
+            self._kill_overdue()
+            self._write_status()
             self.reap_workers()
         self.kill_workers(signal.SIGKILL)
         deadline = time.monotonic() + 1
         while self.WORKERS and time.monotonic() < deadline:
             self.wait_for_signals(0.05)
             self.reap_workers()
-        self._metrics.close()
 
     def _close_listeners(self) -> None:
         """Close the sockets; paths stay if another program that SIGUSR2 has started has them."""

@@ -4,10 +4,13 @@ Rules of this file:
 
 - A milter keeps its class but for a subclass in between, made at run time, that has the same
   handlers and no others: the MTA is asked for the same events as ever.
-- Known is a message by what stays the same when its client tries again. At MAIL and RCPT that is
-  client, sender and recipient; later sender and all recipients, with the client up to the header
-  Message-ID and with that header afterwards, since large senders try again from other hosts.
-  The stage is part of it: a recipient that a handler dies of says nothing of the message.
+- Known is a message by what stays the same when its client tries again. At MAIL that is the client,
+  its HELO name, the sender and its parameters, of which the size sets apart what a relay sends in
+  one name, as bounces. At RCPT it is the recipient as well, later all recipients, and from the
+  header Message-ID on sender, recipients and that header, since large senders try again from other
+  hosts. The stage is part of it: a recipient that a handler dies of says nothing of the message.
+- A suspect's name is cleared at MAIL and RCPT when the handler has returned, later when the message
+  has its verdict. One that is given up clears nothing.
 - Handlers of the session (`on_connect`, `on_helo`, `on_unknown`) are not watched: they have no
   message.
 """
@@ -19,15 +22,18 @@ import inspect
 import types
 from collections.abc import Callable
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
 from aiomilter.aio.ledger import CrashLedger, Identity, WorkerNotes, digest
 from aiomilter.aio.server import MilterFactory
 from aiomilter.app.facts import Facts
 from aiomilter.app.milter import Milter
+from aiomilter.app.observer import Observer
 from aiomilter.app.options import options_of
+from aiomilter.app.record import MessageRecord
 from aiomilter.session.status import Status
 
-__all__ = ["guard"]
+__all__ = ["Guard"]
 
 _ENVELOPE = {"on_mail": b"mail", "on_rcpt": b"rcpt"}
 _CONTENT = ("on_data", "on_header", "on_eoh", "on_body", "on_eom")
@@ -38,54 +44,97 @@ _WATCH = "_aiomilter_watch"
 _Handler = Callable[..., Any]
 
 
-def guard(
-    factory: MilterFactory, notes: WorkerNotes, ledger: CrashLedger, verdict: Status
-) -> MilterFactory:
-    """Return a factory of the same milters, whose handlers are watched.
+class Guard(Observer):
+    """Watches the milters of one process; an observer of its server, too."""
 
-    Args:
-        factory: Makes the milter of one session.
-        notes: Where this process notes what its handlers are at.
-        ledger: Says which messages have ended too many workers.
-        verdict: What such a message gets in place of its handlers.
-    """
-    classes: dict[type[Milter], type[Milter]] = {}
+    def __init__(self, notes: WorkerNotes, ledger: CrashLedger, verdict: Status) -> None:
+        """Begin.
 
-    def make() -> Milter:
-        milter = factory()
-        kind = cast("type", type(milter))
-        if issubclass(kind, Milter):
-            if kind not in classes:
-                classes[kind] = _watched_class(kind, verdict)
-            # Also on a class that lets nobody else set attributes, such as a frozen dataclass.
-            object.__setattr__(milter, "__class__", classes[kind])
-            object.__setattr__(milter, _WATCH, _Watch(notes, ledger))
-        return milter
+        Args:
+            notes: Where this process notes what its handlers are at.
+            ledger: Says which messages have ended too many workers.
+            verdict: What such a message gets in place of its handlers.
+        """
+        self.notes = notes
+        self.ledger = ledger
+        self._verdict = verdict
+        self._classes: dict[type[Milter], type[Milter]] = {}
+        self.sessions_with_suspects: WeakValueDictionary[str, _Watch] = WeakValueDictionary()
 
-    return make
+    def watched(self, factory: MilterFactory) -> MilterFactory:
+        """Return a factory of the same milters, whose handlers are watched."""
+
+        def make() -> Milter:
+            milter = factory()
+            kind = cast("type", type(milter))
+            if issubclass(kind, Milter):
+                if kind not in self._classes:
+                    self._classes[kind] = _watched_class(kind, self._verdict)
+                # Also on a class that lets nobody else set attributes, as a frozen dataclass.
+                object.__setattr__(milter, "__class__", self._classes[kind])
+                object.__setattr__(milter, _WATCH, _Watch(self))
+            return milter
+
+        return make
+
+    def message_finished(self, record: MessageRecord) -> None:
+        """Clear the name of a message that was served."""
+        watch = self.sessions_with_suspects.pop(record.session_id, None)
+        is_lost = record.verdict == "abort" or (
+            record.verdict == "continue" and record.stage != "eom"
+        )
+        if watch is not None and not is_lost:
+            watch.clear_content()
 
 
 class _Watch:
     """What is known of the message that a session is at."""
 
-    __slots__ = ("_identity", "_is_refused", "_ledger", "_message_id", "_notes", "_stage", "note")
+    __slots__ = (
+        "__weakref__",
+        "_content_suspects",
+        "_guard",
+        "_identity",
+        "_is_refused",
+        "_message_id",
+        "_of_mail",
+        "_stage",
+        "note",
+    )
 
-    def __init__(self, notes: WorkerNotes, ledger: CrashLedger) -> None:
-        self._notes = notes
-        self._ledger = ledger
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
         self.begin_message()
 
     def begin_message(self) -> None:
         self._stage = b""
         self._message_id = b""
+        self._of_mail: tuple[bytes, ...] = ()
         self._is_refused = False
-        self.note = Identity().note()
+        self._identity = Identity()
+        self._content_suspects: list[Identity] = []
+        self.note = self._identity.note()
 
     def enter(self) -> int:
-        return self._notes.enter(self.note)
+        return self._guard.notes.enter(self.note)
 
     def leave(self, place: int) -> None:
-        self._notes.leave(place)
+        self._guard.notes.leave(place)
+
+    def leave_envelope(self, place: int, identity: Identity) -> None:
+        """Note the end of a handler with which a stage is over, and nobody has died of it."""
+        self._guard.notes.leave(place)
+        if self._guard.ledger.is_suspect(identity):
+            self._guard.notes.clear(identity)
+
+    def clear_content(self) -> None:
+        for identity in self._content_suspects:
+            self._guard.notes.clear(identity)
+        self._content_suspects.clear()
+
+    @property
+    def identity(self) -> Identity:
+        return self._identity
 
     def refuses(self, milter: Milter, name: str, arguments: tuple[object, ...]) -> bool:
         """Return whether a handler must not run; see what message this is if that has changed."""
@@ -98,40 +147,55 @@ class _Watch:
                 is_known = False
         if not is_known:
             self._stage = stage
-            self._look(milter, _encoded(str(arguments[0])) if stage == b"rcpt" else None)
+            of_stage: tuple[bytes, ...] = ()
+            if stage != b"content":
+                address, parameters = cast("tuple[str, list[str]]", arguments)
+                of_stage = (_encoded(address), *map(_encoded, parameters))
+            if stage == b"mail":
+                self._of_mail = of_stage[1:]
+            self._look(milter, of_stage)
         return self._is_refused
 
-    def _look(self, milter: Milter, recipient: bytes | None) -> None:
+    def _look(self, milter: Milter, of_stage: tuple[bytes, ...]) -> None:
         facts = cast("Facts", vars(milter)["_facts"])
-        identity = self._identify(facts, recipient)
+        self._identity = identity = self._identify(facts, of_stage)
         was_refused = self._is_refused
         self.note = identity.note()
-        self._is_refused = self._ledger.is_refused(identity)
-        if self._is_refused and not was_refused:
-            milter.log.warning(
-                "this message has ended too many workers; it gets its verdict without %s",
-                type(milter).__qualname__,
-            )
+        guard = self._guard
+        self._is_refused = guard.ledger.is_refused(identity)
+        if self._is_refused:
+            if not was_refused:
+                milter.log.warning(
+                    "this message has ended too many workers; it gets its verdict without %s",
+                    type(milter).__qualname__,
+                )
+        elif self._stage == b"content" and guard.ledger.is_suspect(identity):
+            self._content_suspects.append(identity)
+            guard.sessions_with_suspects[facts.session_id] = self
 
-    def _identify(self, facts: Facts, recipient: bytes | None) -> Identity:
+    def _identify(self, facts: Facts, of_stage: tuple[bytes, ...]) -> Identity:
         macros = facts.macros
-        client = facts.client
-        host = str(client.ip) if client.ip else macros.get("{client_addr}", "")
         sender = facts.sender
         if sender is None:
             sender = macros.get("{mail_addr}", "")
-        recipients = [_encoded(one) for one in facts.recipients]
-        if recipient is not None:
-            recipients = [recipient]
-        elif not recipients and self._stage == b"content":
-            recipients = [_encoded(macros.get("{rcpt_addr}", ""))]
-        queue_id = facts.queue_id
-        parts = [_encoded(sender), *recipients, self._message_id]
-        if not self._message_id:
-            parts.append(_encoded(host))
+        recipients: list[bytes] = []
+        if self._stage == b"content":
+            recipients += map(_encoded, facts.recipients or [macros.get("{rcpt_addr}", "")])
+        parts = [_encoded(sender), *recipients]
+        if self._stage == b"rcpt":
+            parts += of_stage
+        if self._message_id:
+            parts.append(self._message_id)
+        else:
+            client = facts.client
+            host = str(client.ip) if client.ip else macros.get("{client_addr}", "")
+            parts += (_encoded(host), _encoded(facts.helo_name or ""), *self._of_mail)
         known: dict[str, bytes] = {}
         if any(parts):
-            known["envelope"] = digest(self._stage, *parts)
+            # The number of recipients tells them apart from what follows.
+            count = len(recipients).to_bytes(4, "big")
+            known["envelope"] = digest(self._stage, count, *parts)
+        queue_id = facts.queue_id
         if queue_id:
             # Without the stage: the id is that of one message, and of one attempt.
             known["queue_id"] = digest(b"queue id", _encoded(queue_id))
@@ -170,6 +234,7 @@ def _beginning(begin_message: Callable[[Milter], None]) -> _Handler:
 
 def _watched(name: str, function: _Handler, verdict: Status) -> _Handler:
     is_hook = name in _HOOKS
+    is_envelope = name in _ENVELOPE
     # One that the MTA does not wait for has no verdict to give.
     answer = None if options_of(function).no_reply else verdict
 
@@ -178,21 +243,22 @@ def _watched(name: str, function: _Handler, verdict: Status) -> _Handler:
         watch = cast("_Watch", getattr(self, _WATCH))
         if not is_hook and watch.refuses(self, name, arguments):
             return answer
-        place = watch.enter()
+        # Kept, as a handler that is cut short in a thread may end when another message is here.
+        identity, place = watch.identity, watch.enter()
         try:
             return cast("object", await function(self, *arguments))
         finally:
-            watch.leave(place)
+            watch.leave_envelope(place, identity) if is_envelope else watch.leave(place)
 
     @functools.wraps(function)
     def watched_call(self: Milter, *arguments: object) -> object:
         watch = cast("_Watch", getattr(self, _WATCH))
         if not is_hook and watch.refuses(self, name, arguments):
             return answer
-        place = watch.enter()
+        identity, place = watch.identity, watch.enter()
         try:
             return cast("object", function(self, *arguments))
         finally:
-            watch.leave(place)
+            watch.leave_envelope(place, identity) if is_envelope else watch.leave(place)
 
     return watched_coroutine if inspect.iscoroutinefunction(function) else watched_call

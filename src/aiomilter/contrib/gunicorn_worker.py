@@ -2,9 +2,11 @@
 
 Rules of this file:
 
-- SIGTERM lets messages in progress finish, as in a program of its own; SIGQUIT, or SIGTERM again,
-  ends at once. SIGINT is the arbiter's alone: a terminal sends it to both.
+- SIGTERM lets messages in progress finish, however often it comes: a service manager may send it
+  to all processes, and the arbiter does as well. SIGQUIT ends at once. SIGINT is the arbiter's
+  alone: a terminal sends it to both.
 - The sign of life comes from the event loop, so that a loop that is blocked gives none.
+- What no further attempt can mend is told to the arbiter, which knows what to make of it.
 - A worker ends when the process above it does, however that ended: the kernel closes its end of
   a pipe then. A thread watches it, for the loop may be blocked.
 """
@@ -20,7 +22,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -39,8 +41,9 @@ from aiomilter.aio.runner import (
 from aiomilter.aio.server import Lifespan, MilterFactory, Server
 from aiomilter.app.handlers import handler_table
 from aiomilter.app.milter import Milter
+from aiomilter.app.observer import Observer
 from aiomilter.app.text import describe_error
-from aiomilter.contrib.gunicorn_guard import guard
+from aiomilter.contrib.gunicorn_guard import Guard
 from aiomilter.contrib.gunicorn_log import ArbiterLog
 from aiomilter.errors import ConfigError
 from aiomilter.session.status import Status
@@ -52,14 +55,14 @@ _logger = logging.getLogger("aiomilter")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 """What must not be lost between the fork and the moment a worker knows what to do with it."""
 
-_CANNOT_START = 78
-"""EX_CONFIG of sysexits.h."""
 _ORPHAN_GRACE_S = 0.8
 _ORPHAN_END_S = 1.5
 """How long a worker without the process above it may live; two seconds are promised."""
 _HURRY_S = 2.5
 _LAST_MOMENT_S = 1.0
 _BEATS_PER_TIMEOUT = 4
+_LONGEST_BEAT_S = 1.0
+"""Well below the time after which a worker that gives no sign of life counts as not serving."""
 
 
 class Served(NamedTuple):
@@ -67,6 +70,7 @@ class Served(NamedTuple):
 
     factory: MilterFactory
     lifespan: Lifespan | None = None
+    observers: Sequence[Observer] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +83,10 @@ class WorkerSettings:
         workers: How many.
         config: The settings of each worker's server.
         uvloop: Whether to use uvloop; None to use it if it is installed.
-        worker_timeout: For how many seconds a worker's event loop may be blocked.
+        worker_timeout: For how many seconds the event loop of a worker that serves may be blocked.
+        start_timeout: How many seconds a worker's start may take: loading, and entering the
+            lifespan.
+        metrics: Host and port that serve the metrics of all workers and a health check, or None.
         crash_limit: After how many workers that it has ended a message gets ``crash_verdict``.
         crash_verdict: What that message gets in place of its handlers.
     """
@@ -90,6 +97,8 @@ class WorkerSettings:
     config: Config
     uvloop: bool | None = None
     worker_timeout: float = 30.0
+    start_timeout: float = 300.0
+    metrics: tuple[str, int] | None = None
     crash_limit: int = 3
     crash_verdict: Status = Status.TEMPFAIL
 
@@ -98,10 +107,10 @@ class WorkerSettings:
             value: object = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ConfigError(f"{name} is a whole number from 1 on, not {value!r}")
-        if not self.worker_timeout > 0:
-            raise ConfigError(
-                f"worker_timeout is a number of seconds above 0, not {self.worker_timeout!r}"
-            )
+        for name in ("worker_timeout", "start_timeout"):
+            seconds: float = getattr(self, name)
+            if not seconds > 0:
+                raise ConfigError(f"{name} is a number of seconds above 0, not {seconds!r}")
 
 
 class MilterApplication(BaseApplication):
@@ -142,7 +151,9 @@ class MilterWorker(Worker):
         notes: What it tells the arbiter, also after its death.
         generation: Counts reloads.
         spawned_at: When it was made, of the monotonic clock.
+        is_slow: Whether it was said that its start takes long.
         leave_by: When it must have ended, once it was asked to; None before.
+        aborted_at: When it was made to show where it is and to end; None before.
     """
 
     def __init__(self, *arguments: Any) -> None:
@@ -150,7 +161,9 @@ class MilterWorker(Worker):
         self.notes = WorkerNotes()
         self.generation = 0
         self.spawned_at = time.monotonic()
+        self.is_slow = False
         self.leave_by: float | None = None
+        self.aborted_at: float | None = None
         application = self.app
         assert isinstance(application, MilterApplication)
         self._application = application
@@ -171,8 +184,13 @@ class MilterWorker(Worker):
         try:
             super().init_process()
         except ConfigError as error:
-            _logger.error("worker %d cannot start: %s", os.getpid(), error)
-            sys.exit(_CANNOT_START)
+            self.notes.problem = str(error)
+            # As if all were well: the process above knows, and says what is to be said.
+            sys.exit(0)
+
+    def notify(self) -> None:
+        """Give a sign of life."""
+        self.notes.beat = time.monotonic()
 
     def init_signals(self) -> None:
         """Take signals until the event loop does."""
@@ -183,6 +201,8 @@ class MilterWorker(Worker):
         with contextlib.suppress(Exception):  # stderr may be none that it can write to
             # Shows where a loop is blocked, when SIGABRT ends it, and what code in C died of.
             faulthandler.enable()
+        # Without the core file that it makes by default: nothing has gone wrong.
+        signal.signal(signal.SIGQUIT, lambda _number, _frame: os._exit(0))
         signal.signal(signal.SIGUSR1, self.handle_usr1)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
@@ -210,9 +230,6 @@ class MilterWorker(Worker):
         server = self._make_server()
         stop, hurry = asyncio.Event(), asyncio.Event()
 
-        def on_term() -> None:
-            (hurry if stop.is_set() else stop).set()
-
         def on_quit() -> None:
             stop.set()
             hurry.set()
@@ -222,17 +239,22 @@ class MilterWorker(Worker):
             stop.set()
             loop.call_later(_ORPHAN_GRACE_S, hurry.set)
 
-        loop.add_signal_handler(signal.SIGTERM, on_term)
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
         loop.add_signal_handler(signal.SIGQUIT, on_quit)
         self._orphaned = lambda: cast("None", loop.call_soon_threadsafe(on_orphaned))
-        beat_period = self._settings.worker_timeout / _BEATS_PER_TIMEOUT
-        monitor = LoopMonitor(beat=self.notify, beat_period=beat_period)
+        monitor = LoopMonitor(
+            beat=self.notify,
+            beat_period=min(self._settings.worker_timeout / _BEATS_PER_TIMEOUT, _LONGEST_BEAT_S),
+            on_lag=server.observers.loop_lagged,
+        )
         monitor.start()
         try:
             starting = asyncio.ensure_future(server.start())
             await _first_of(starting, stop)
             if starting.done():
                 starting.result()
+                # Ahead of the state: from then on it counts, and the lifespan may have blocked.
+                self.notify()
                 self.notes.state = WorkerState.SERVING
                 await stop.wait()
             else:
@@ -247,16 +269,19 @@ class MilterWorker(Worker):
 
     def _make_server(self) -> Server:
         assert self._served is not None
-        factory, lifespan = self._served
+        factory, lifespan, observers = self._served
         config = self._settings.config
+        if self._settings.metrics is not None:
+            observers = (_metrics_observer(), *observers)
         # For what it says about a class; the server itself sees no class, but a function.
         Server(factory, *self.sockets, config=config, lifespan=lifespan)
-        watched = guard(factory, self.notes, self._application.ledger, self._settings.crash_verdict)
+        guard = Guard(self.notes, self._application.ledger, self._settings.crash_verdict)
         return Server(
-            watched,
+            guard.watched(factory),
             *self.sockets,
             config=config,
             lifespan=lambda: _tried(factory, lifespan),
+            observers=(guard, *observers),
         )
 
     def _watch_lifeline(self, reading: int) -> None:
@@ -285,6 +310,18 @@ async def _stop(server: Server, hurry: asyncio.Event) -> None:
         await asyncio.wait([stopping], timeout=_HURRY_S)
     if stopping.done():
         stopping.result()
+
+
+def _metrics_observer() -> Observer:
+    # Late, as it needs prometheus_client.
+    from aiomilter.contrib.prometheus import PrometheusObserver
+
+    try:
+        return PrometheusObserver()
+    except ValueError as error:
+        raise ConfigError(
+            f"the metrics are there twice ({error}): leave out the PrometheusObserver of your own"
+        ) from error
 
 
 @contextlib.asynccontextmanager

@@ -66,7 +66,7 @@ class PrometheusObserver(MetricsObserver):
             ("version", "python"),
             namespace=namespace,
             registry=self._registry,
-            multiprocess_mode="max",
+            multiprocess_mode="livemax",
         )
         build.labels(__version__, platform.python_version()).set(1)
 
