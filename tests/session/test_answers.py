@@ -174,11 +174,11 @@ def test_edits_leave_with_the_verdict_in_one_piece() -> None:
     edits = b"\0\0\0\x07hX-A\0v\0" + b"\0\0\0\x04bnew"
     driver = negotiated(then=ENVELOPE)
     driver.feed_until_open(EOM)
-    waiting = [driver.session.has_data_to_send]
+    waiting = [bool(driver.session.outgoing)]
     driver.session.respond(Status.ACCEPT, None, edits)
-    waiting.append(driver.session.has_data_to_send)
+    waiting.append(bool(driver.session.outgoing))
     assert driver.session.data_to_send() == edits + b"\0\0\0\x01a"
-    waiting.append(driver.session.has_data_to_send)
+    waiting.append(bool(driver.session.outgoing))
     assert driver.session.data_to_send() == b""
     assert waiting == [False, True, False]
 
@@ -391,7 +391,7 @@ def test_progress_is_for_the_end_of_a_message(stage: Stage) -> None:
     driver.feed_until_open(stage.packet)
     with pytest.raises(LocalProtocolError, match="progress"):
         driver.session.send_progress()
-    assert not driver.session.has_data_to_send
+    assert not driver.session.outgoing
 
 
 def test_progress_needs_an_open_event() -> None:
