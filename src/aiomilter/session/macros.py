@@ -42,10 +42,11 @@ class MacroStore:
     def __init__(self) -> None:
         # Hot path: Postfix sends a set ahead of every command and few are ever looked at, so
         # that a set is kept as it came and taken apart on demand.
-        self._sets: list[bytes | None] = [None] * len(MACRO_SLOTS)
+        # Many connections wait and have none: nothing is kept for them.
+        self._sets: list[bytes | None] | None = None
         self._stale_sets: list[bytes | None] | None = None
-        # The slots that were sent ahead of the command that is being processed.
-        self._recent: list[int] = []
+        # The slots that were sent ahead of the command that is being processed, as bits.
+        self._recent = 0
         self.version = 0
 
     def store(self, payload: bytes, follows_macros: bool = False) -> bool:
@@ -60,21 +61,25 @@ class MacroStore:
             Whether they were kept; not so for an unknown letter or a payload without NUL.
         """
         if not follows_macros:
-            self._recent.clear()
+            self._recent = 0
         slot = MACRO_SLOTS.get(payload[0])
         if slot is None or payload.find(NUL, 1) < 0:
             return False
+        if self._sets is None:
+            self._sets = [None] * len(MACRO_SLOTS)
         self._sets[slot] = payload
-        if slot not in self._recent:
-            self._recent.append(slot)
+        self._recent |= 1 << slot
         self.version += 1
         return True
 
     def clear_from(self, slot: int) -> None:
         """Forget the macros of ``slot`` and of all behind it."""
-        for behind in range(slot, len(self._sets)):
-            if self._sets[behind] is not None:
-                self._sets[behind] = None
+        sets = self._sets
+        if sets is None:
+            return
+        for behind in range(slot, len(sets)):
+            if sets[behind] is not None:
+                sets[behind] = None
                 self.version += 1
 
     def end_message(self, by_next_command: bool = False) -> None:
@@ -84,27 +89,30 @@ class MacroStore:
             by_next_command: The message is over because another command came in its place; what
                 was sent ahead of that is its own.
         """
-        self._stale_sets = self._sets.copy()
+        if self._sets is None:
+            return
+        stale = self._stale_sets = self._sets.copy()
         if by_next_command:
-            for slot in self._recent:
-                self._stale_sets[slot] = None
+            for slot in range(len(stale)):
+                if self._recent >> slot & 1:
+                    stale[slot] = None
 
     def begin_message(self) -> None:
         """Forget what belongs to the message before this one."""
-        stale = self._stale_sets
-        if stale is None:
+        sets, stale = self._sets, self._stale_sets
+        if sets is None or stale is None:
             return
         self._stale_sets = None
-        for slot in range(_FIRST_SLOT_OF_MESSAGE, len(self._sets)):
+        for slot in range(_FIRST_SLOT_OF_MESSAGE, len(sets)):
             # The same object, not an equal one: a set that was sent again is a new one.
-            if self._sets[slot] is stale[slot] and stale[slot] is not None:
-                self._sets[slot] = None
+            if sets[slot] is stale[slot] and stale[slot] is not None:
+                sets[slot] = None
                 self.version += 1
 
     def visible(self) -> dict[bytes, bytes]:
         """Return the macros that a handler sees now, by name; ``i`` for ``{i}``."""
         found: dict[bytes, bytes | None] = {}
-        for payload in reversed(self._sets):
+        for payload in reversed(self._sets or ()):
             if payload is None:
                 continue
             strings: list[bytes | None] = list(split_strings(payload[1:]))
