@@ -381,8 +381,7 @@ class Connection(asyncio.BufferedProtocol):
     async def _serve(self, line: Line) -> None:
         """Serve events until the connection is over.
 
-        Longer than other functions: a coroutine for the loop alone would cost each connection
-        250 bytes, and each command a frame more to pass through.
+        Long, since a coroutine more would cost each connection 250 bytes, each command a frame.
         """
         ticket = self._ticket
         session, dispatcher, arrival = self._session, self._dispatcher, self._arrival
