@@ -12,12 +12,32 @@ A message is changed like any other object; what the MTA has to do is computed a
             message.append_footer("Checked by example.org.")
 
 Nothing in this package does any I/O but one part: `Body` writes large bodies into a temporary file
-and reads them from there (see its docstring for which calls may block).
+and reads them from there (its docstrings say which calls may block).
 """
 
 from __future__ import annotations
 
+from aiomilter.app.message.address import EnvelopeAddress
+from aiomilter.app.message.body import Body
+from aiomilter.app.message.diff import EditTarget, Plan, plan_edits
+from aiomilter.app.message.email_copy import EmailLimits
 from aiomilter.app.message.header import Header
 from aiomilter.app.message.headers import Headers
+from aiomilter.app.message.message import Message
+from aiomilter.app.message.params import OriginalRecipient, Params
+from aiomilter.app.message.recipients import Recipients
 
-__all__ = ["Header", "Headers"]
+__all__ = [
+    "Body",
+    "EditTarget",
+    "EmailLimits",
+    "EnvelopeAddress",
+    "Header",
+    "Headers",
+    "Message",
+    "OriginalRecipient",
+    "Params",
+    "Plan",
+    "Recipients",
+    "plan_edits",
+]
