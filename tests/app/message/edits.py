@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 from aiomilter.app.message.header import Header
@@ -20,11 +21,16 @@ def random_headers(random: Random, names: tuple[str, ...] = NAMES) -> list[tuple
     ]
 
 
-def edit_randomly(random: Random, headers: Headers, names: tuple[str, ...] = NAMES) -> None:
-    """Do with headers what authors do, a few times."""
+def edit_randomly(
+    random: Random,
+    headers: Headers,
+    names: tuple[str, ...] = NAMES,
+    keep: Sequence[Header] = (),
+) -> None:
+    """Do with headers what authors do, a few times; leave some as they are."""
     for _ in range(random.randrange(1, 6)):
         name, value = random.choice(names), random.choice(("1", "2", f"n{random.random()}"))
-        present = list(headers)
+        present = [header for header in headers if header not in keep]
         chosen = random.choice(present) if present else headers.add(name, value)
         match random.randrange(9):
             case 0:

@@ -99,7 +99,9 @@ def copy_email(headers: Sequence[Header], body: Body, limits: EmailLimits) -> Em
     mime = MimeLimits(max_parts=limits.max_parts, max_depth=limits.max_depth)
     for _ in iter_parts(headers, data, mime):
         pass
-    policy = _BoundedPolicy(utf8=True, refold_source="none", left=[_MAX_LONG_CHARS])
+    # By name, since what is known of policies does not include attributes of one's own.
+    settings: dict[str, Any] = {"utf8": True, "refold_source": "none", "left": [_MAX_LONG_CHARS]}
+    policy = _BoundedPolicy(**settings)
     try:
         message = message_from_bytes(head + data, policy=policy)
     except RecursionError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
 
 from aiomilter.app.message.address import EnvelopeAddress
 from aiomilter.app.mta.esmtp import is_recipient_param
@@ -11,7 +10,7 @@ from aiomilter.app.mta.esmtp import is_recipient_param
 __all__ = ["Recipients"]
 
 
-class Recipients(AbstractSet[EnvelopeAddress]):
+class Recipients:
     """The recipients of a message, in the order in which they came.
 
     Two addresses are the same if their local parts are, and their domains but for the case.
@@ -34,11 +33,6 @@ class Recipients(AbstractSet[EnvelopeAddress]):
     def original(self) -> tuple[EnvelopeAddress, ...]:
         """All recipients that came with the message, those that were named twice included."""
         return self._original
-
-    @classmethod
-    def _from_iterable(cls, it: Iterable[EnvelopeAddress]) -> set[EnvelopeAddress]:  # type: ignore[override]
-        # What the operators of sets return is of no message.
-        return set(it)
 
     def __contains__(self, address: object) -> bool:
         return isinstance(address, (str, EnvelopeAddress)) and _key(address) in self._recipients
