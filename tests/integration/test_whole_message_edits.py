@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from typing import ClassVar
 
 import pytest
 
@@ -28,7 +29,7 @@ from aiomilter.testing.servers.postfix import Postfix
 from aiomilter.testing.servers.sendmail import Sendmail
 from aiomilter.testing.servers.sink import Delivery, Sink
 from aiomilter.testing.servers.smtp import SmtpClient
-from tests.app.message.edits import NAMES, edit_randomly, random_headers
+from tests.app.message.edits import edit_randomly, random_headers
 from tests.app.message.test_diff import edit_envelope
 
 MESSAGES = 300
@@ -42,9 +43,9 @@ FIXED = [
 class Editor(Milter):
     """Edits each message at random, and notes what it wants to be delivered."""
 
-    wanted: dict[int, Message]
+    wanted: ClassVar[dict[int, Message]]
+    seen: ClassVar[set[Mta | None]]
     wants_portable: bool
-    seen: set[Mta | None]
 
     def begin_message(self) -> None:
         self.headers: list[Header] = []
@@ -71,11 +72,14 @@ class Editor(Milter):
         number = int(self.from_.local_part.partition("-")[2])
         recipients = Recipients(EnvelopeAddress.received(one) for one in self.recipients)
         message = Message(self.from_, recipients, Headers(self.headers), self.body)
-        edit(number, message)
+        self.edit(message)
         mta = None if self.wants_portable else detect_mta(self.macros)
         plan = plan_edits(message, mta)
         plan.apply(actions)
         self.wanted[number] = message
+
+    def edit(self, message: Message) -> None:
+        edit(int(message.sender.local_part.partition("-")[2]), message)
 
 
 def edit(number: int, message: Message) -> None:
@@ -124,9 +128,10 @@ def differences(number: int, message: Message, delivery: Delivery) -> list[str]:
     return found
 
 
-@pytest.fixture(
-    params=[pytest.param(kind, marks=pytest.mark.xdist_group(kind.value)) for kind in Mta]
-)
+SERVERS = [pytest.param(kind, marks=pytest.mark.xdist_group(kind.value)) for kind in Mta]
+
+
+@pytest.fixture(params=SERVERS)
 def server(
     request: pytest.FixtureRequest, sink: Sink, sendmail_root: Path
 ) -> Iterator[Postfix | Sendmail]:
@@ -139,17 +144,25 @@ def server(
             yield sendmail
 
 
+async def deliveries(sink: Sink, since: int, count: int) -> list[Delivery]:
+    """Return what has come, when so much of it has come."""
+    async with asyncio.timeout(20):
+        while sink.total < since + count:  # noqa: ASYNC110  (the sink has threads, and no event)
+            await asyncio.sleep(0.02)
+    return sink.since(since)
+
+
 @pytest.mark.parametrize("portable", [False, True], ids=["for-this-one", "for-both"])
 async def test_what_is_wanted_is_delivered(
     server: Postfix | Sendmail, sink: Sink, portable: bool
 ) -> None:
     class ThisEditor(Editor):
-        wanted: dict[int, Message] = {}
+        wanted: ClassVar[dict[int, Message]] = {}
+        seen: ClassVar[set[Mta | None]] = set()
         wants_portable = portable
-        seen: set[Mta | None] = set()
 
     before = sink.total
-    numbers = range(MESSAGES // 2 * portable, MESSAGES // 2 * (1 + portable))
+    numbers = range(MESSAGES * portable, MESSAGES * (1 + portable))
     async with (
         Server(ThisEditor, server.milter_address, config=Config(unix_mode=0o666)),
         SmtpClient.connect(server.smtp_port) as smtp,
@@ -164,12 +177,10 @@ async def test_what_is_wanted_is_delivered(
             assert {reply.code for reply in replies} == {250}
             reply = await smtp.content(content_of(number))
             assert reply.code == 250, reply
-    async with asyncio.timeout(20):
-        while sink.total < before + len(numbers):
-            await asyncio.sleep(0.05)
     assert ThisEditor.seen == {server.kind}
     delivered = {
-        int(one.body.split(b"\r\n")[0].removesuffix(b"new")): one for one in sink.since(before)
+        int(one.body.split(b"\r\n")[0].removesuffix(b"new")): one
+        for one in await deliveries(sink, before, len(numbers))
     }
     assert sorted(delivered) == list(numbers)
     found = [
@@ -178,3 +189,64 @@ async def test_what_is_wanted_is_delivered(
         for line in differences(number, ThisEditor.wanted[number], delivered[number])
     ]
     assert found == []
+
+
+MISSING = {
+    "From": "n@src.example",
+    "Date": "Fri, 2 Jan 1970 00:00:00 +0000",
+    "Message-Id": "<new@src.example>",
+}
+
+
+class Completer(Editor):
+    """Gives each message a From, Date and Message-Id of its own."""
+
+    wants_portable = False
+    seen: ClassVar[set[Mta | None]] = set()
+
+    def edit(self, message: Message) -> None:
+        for name, value in MISSING.items():
+            message.headers.replace(name, value)
+
+
+class CompletingSendmail(Sendmail):
+    """Adds missing headers, as with the mailers of the standard sendmail.cf."""
+
+    def _write_config(self) -> None:
+        super()._write_config()
+        text = self._config_file.read_text()
+        assert text.count("F=muXa8h") == 1
+        self._config_file.write_text(text.replace("F=muXa8h", "F=DFMmuXa8h"))
+
+
+@pytest.fixture(params=SERVERS)
+def completing_server(
+    request: pytest.FixtureRequest, sink: Sink, sendmail_root: Path
+) -> Iterator[Postfix | Sendmail]:
+    if request.param is Mta.POSTFIX:
+        with Postfix(sink.port, settings={"always_add_missing_headers": "yes"}) as postfix:
+            postfix.start()
+            yield postfix
+    else:
+        with CompletingSendmail(sink.port, root=sendmail_root) as sendmail:
+            yield sendmail
+
+
+async def test_headers_that_the_server_would_add_are_there_once(
+    completing_server: Postfix | Sendmail, sink: Sink
+) -> None:
+    class ThisCompleter(Completer):
+        wanted: ClassVar[dict[int, Message]] = {}
+
+    before = sink.total
+    address = completing_server.milter_address
+    async with (
+        Server(ThisCompleter, address, config=Config(unix_mode=0o666)),
+        SmtpClient.connect(completing_server.smtp_port) as smtp,
+    ):
+        await smtp.ehlo()
+        await smtp.message(b"Subject: bare\r\n\r\nx\r\n", "m-0@src.example")
+    (delivery,) = await deliveries(sink, before, 1)
+    assert sorted(delivery.own_header_lines) == sorted(
+        [b"Subject: bare", *(f"{name}: {value}".encode() for name, value in MISSING.items())]
+    )

@@ -15,8 +15,10 @@ Rules of this file; what each MTA makes of an edit is in `aiomilter.app.mta`:
   not for Postfix.
 - Neither can change a value to nothing (it deletes); such a header is deleted and added.
 - Date, From, Message-Id and their like Sendmail makes itself if the client has sent none, unless
-  the milter adds one, which then stands where Sendmail's would. So one of those is added, not
-  inserted, except for Postfix. On Sendmail its place among the others is not kept.
+  the milter adds one, which then stands where Sendmail's would; one that is inserted stands beside
+  it. So one of those is added, not inserted, except for Postfix. On Sendmail its place among the
+  others is not kept. (With a mailer that adds none, F= without D, F and M, it is not delivered at
+  all; those of the standard sendmail.cf have them.)
 """
 
 from __future__ import annotations
