@@ -58,7 +58,7 @@ class Part:
         depth: In how many multiparts it is.
         is_sealed: Whether a multipart that it is in is signed or encrypted.
         content_type: In lower case; the default of its surroundings if it says none. Empty if it
-            is none, or there are several.
+            is none, if there are several, or if no empty line follows the headers.
         params: Of the Content-Type; names in lower case.
     """
 
@@ -161,14 +161,13 @@ def _begin(body: bytes, start: int, levels: list[_Level], limits: MimeLimits) ->
         raise MessageLimitExceeded(
             f"the headers of a part have more than {limits.max_header_bytes} bytes"
         )
-    content = at
     for empty in (b"\r\n", b"\n"):
         if body.startswith(empty, at):
-            content = at + len(empty)
-            break
-    part = Part(headers, start, content, None, len(levels), level.is_sealed)
-    _read_type(part, level.default_type)
-    return part
+            part = Part(headers, start, at + len(empty), None, len(levels), level.is_sealed)
+            _read_type(part, level.default_type)
+            return part
+    # Without the empty line there is no content, or what follows is no header: readers differ.
+    return Part(headers, start, at, None, len(levels), level.is_sealed)
 
 
 def _read_type(part: Part, default: str) -> None:
