@@ -18,7 +18,9 @@ and reads them from there (its docstrings say which calls may block).
 from __future__ import annotations
 
 from aiomilter.app.message.address import EnvelopeAddress
+from aiomilter.app.message.address_list import MailAddress, parse_addresses
 from aiomilter.app.message.body import Body
+from aiomilter.app.message.collector import CollectLimits, MessageCollector
 from aiomilter.app.message.diff import EditTarget, Plan, plan_edits
 from aiomilter.app.message.email_copy import EmailLimits
 from aiomilter.app.message.header import Header
@@ -29,15 +31,19 @@ from aiomilter.app.message.recipients import Recipients
 
 __all__ = [
     "Body",
+    "CollectLimits",
     "EditTarget",
     "EmailLimits",
     "EnvelopeAddress",
     "Header",
     "Headers",
+    "MailAddress",
     "Message",
+    "MessageCollector",
     "OriginalRecipient",
     "Params",
     "Plan",
     "Recipients",
+    "parse_addresses",
     "plan_edits",
 ]
