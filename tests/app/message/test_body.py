@@ -236,6 +236,40 @@ def test_a_long_line_is_found_to_the_byte(data: bytes, is_long: bool) -> None:
     assert flags_of(data, list(range(len(data))))[-1] is is_long
 
 
+def test_a_body_says_what_is_odd_about_it() -> None:
+    body = Body(b"a\rb\nc\0\xff" + b"x" * 999)
+    assert body.bare_cr
+    assert body.bare_lf
+    assert body.nul
+    assert body.eight_bit
+    assert body.line_over_998
+    body.replace(b"plain\r\n")
+    assert body.nul
+    plain = Body(b"plain\r\n")
+    flags = (plain.bare_cr, plain.bare_lf, plain.nul, plain.eight_bit, plain.line_over_998)
+    assert flags == (False,) * 5
+    assert repr(plain) == "<Body: 7 bytes>"
+
+
+class BadDisk(io.FileIO):
+    """A file whose last words are an error."""
+
+    def close(self) -> None:
+        super().close()
+        raise OSError("input/output error")
+
+
+def test_a_file_that_cannot_be_closed_well_is_closed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: BadDisk(tmp_path / "x", "w+"))
+    before = descriptors()
+    body = Body(b"x", spool_threshold=0)
+    assert body.is_spooled
+    body.close()
+    assert descriptors() == before
+
+
 def test_flags_are_cheap() -> None:
     chunk = (b"A line of a message as people write them, seventy or so long.....\r\n" * 1000)[
         :65_535

@@ -90,6 +90,8 @@ def test_charsets_are_known_by_their_names_in_mail() -> None:
     assert python_codec("idna") is None
     assert python_codec("x" * 100_000) is None
     assert decode_charset(b"a", "hex") is None
+    # Python knows the name, but has no such codec.
+    assert decode_charset(b"a", "tis260") is None
     assert decode_charset(b"\xe9", "latin1") == "é"
     assert decode_charset(b"\xff", "utf-8") == "\ufffd"
 

