@@ -5,6 +5,8 @@
     │   ├── RemoteProtocolError      by the other end of the connection
     │   └── LocalProtocolError       by the code that calls the library
     │       └── ActionNotNegotiated  an edit that this MTA did not agree to
+    ├── MessageLimitExceeded         a message is too large or too intricate for what was asked
+    ├── SpoolError                   a body cannot be kept: the disk is full, or not writable
     ├── MilterUnavailable            a milter cannot be reached, or is gone, or does not answer
     └── ConfigError                  an address, an option or a class that cannot work
 
@@ -23,10 +25,12 @@ __all__ = [
     "ActionNotNegotiated",
     "ConfigError",
     "LocalProtocolError",
+    "MessageLimitExceeded",
     "MilterError",
     "MilterUnavailable",
     "ProtocolError",
     "RemoteProtocolError",
+    "SpoolError",
     "escape",
 ]
 
@@ -80,6 +84,21 @@ class ActionNotNegotiated(LocalProtocolError):
             f"name it in the class attribute 'actions', so that an MTA without it is refused"
         )
         self.action = action
+
+
+class MessageLimitExceeded(MilterError):
+    """A message is too large or too intricate for what was asked of it.
+
+    Whoever sends mail may send anything, and some of it would keep a parser busy for minutes. The
+    message is as it was; its bytes and headers can be used all the same.
+    """
+
+
+class SpoolError(MilterError):
+    """The body of a message cannot be kept or read: the disk is full, or not writable.
+
+    What there was of it is closed and gone, also its descriptor. The cause is the `OSError`.
+    """
 
 
 class MilterUnavailable(MilterError):

@@ -13,23 +13,24 @@ Rules of this file:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Sequence
 
-from aiomilter.app.text import encode_line, encode_text
+from aiomilter.app.guards import (
+    check_header_index,
+    encode_address,
+    encode_header_name,
+    encode_header_value,
+    encode_params,
+    encode_reason,
+)
 from aiomilter.errors import ActionNotNegotiated, LocalProtocolError
-from aiomilter.spec import MAX_HEADER_INDEX, MAX_PAYLOAD_BYTES, Actions
+from aiomilter.spec import MAX_PAYLOAD_BYTES, Actions
 from aiomilter.wire import replies
 from aiomilter.wire.replies import encode_body
 
 __all__ = ["EomActions"]
 
-_HEADER_NAME = re.compile(rb"[!-9;-~]+")
-_CRLF_BEFORE_BLANK = re.compile(rb"\r\n(?=[ \t])")
-_BROKEN_LINE = re.compile(rb"\r|\n(?![ \t])")
 _PACKET_HEAD_BYTES = 5
-_MAX_NAME_BYTES = 996
-"""With its colon and a blank a name must fit into a line of 998 bytes (RFC 5322, 2.1.1)."""
 
 
 class EomActions:
@@ -66,7 +67,7 @@ class EomActions:
             ValueError: The name or the value is none that a header can have.
         """
         self._require(Actions.ADD_HEADER, "add_header")
-        header = replies.AddHeader(_header_name(name), _header_value(value))
+        header = replies.AddHeader(encode_header_name(name), encode_header_value(value))
         self._append(header.encode(), "add_header")
 
     def insert_header(self, index: int, name: str, value: str) -> None:
@@ -83,8 +84,8 @@ class EomActions:
             ValueError: The index is negative or too large, or the header is none.
         """
         self._require(Actions.ADD_HEADER, "insert_header")
-        _check_index(index)
-        header = replies.InsertHeader(index, _header_name(name), _header_value(value))
+        check_header_index(index)
+        header = replies.InsertHeader(index, encode_header_name(name), encode_header_value(value))
         self._append(header.encode(), "insert_header")
 
     def change_header(self, name: str, index: int, value: str | None) -> None:
@@ -102,9 +103,9 @@ class EomActions:
             ValueError: The index is negative or too large, or the header is none.
         """
         self._require(Actions.CHANGE_HEADER, "change_header")
-        _check_index(index)
-        new_value = b"" if value is None else _header_value(value)
-        header = replies.ChangeHeader(index, _header_name(name), new_value)
+        check_header_index(index)
+        new_value = b"" if value is None else encode_header_value(value)
+        header = replies.ChangeHeader(index, encode_header_name(name), new_value)
         self._append(header.encode(), "change_header")
 
     def change_sender(self, address: str, params: str | Sequence[str] | None = None) -> None:
@@ -118,7 +119,7 @@ class EomActions:
             ValueError: The address is empty, or something has CR, LF or NUL in it.
         """
         self._require(Actions.CHANGE_SENDER, "change_sender")
-        sender = replies.ChangeSender(_address(address), _params(params))
+        sender = replies.ChangeSender(encode_address(address), encode_params(params))
         self._append(sender.encode(), "change_sender")
 
     def add_recipient(self, address: str, params: str | Sequence[str] | None = None) -> None:
@@ -134,10 +135,12 @@ class EomActions:
         """
         if params is None:
             self._require(Actions.ADD_RECIPIENT, "add_recipient")
-            packet = replies.AddRecipient(_address(address)).encode()
+            packet = replies.AddRecipient(encode_address(address)).encode()
         else:
             self._require(Actions.ADD_RECIPIENT_WITH_PARAMS, "add_recipient with parameters")
-            recipient = replies.AddRecipientWithParams(_address(address), _params(params))
+            recipient = replies.AddRecipientWithParams(
+                encode_address(address), encode_params(params)
+            )
             packet = recipient.encode()
         self._append(packet, "add_recipient")
 
@@ -151,7 +154,7 @@ class EomActions:
             ValueError: The address is empty or has CR, LF or NUL in it.
         """
         self._require(Actions.DELETE_RECIPIENT, "delete_recipient")
-        packet = replies.DeleteRecipient(_address(address)).encode()
+        packet = replies.DeleteRecipient(encode_address(address)).encode()
         self._append(packet, "delete_recipient")
 
     def replace_body(self, data: bytes) -> None:
@@ -175,8 +178,7 @@ class EomActions:
             ValueError: The reason is empty or has CR, LF or NUL in it.
         """
         self._require(Actions.QUARANTINE, "quarantine")
-        data = _one_line(reason, "the reason of a quarantine")
-        self._append(replies.Quarantine(data).encode(), "quarantine")
+        self._append(replies.Quarantine(encode_reason(reason)).encode(), "quarantine")
 
     async def progress(self) -> None:
         """Tell the MTA that the handler is still at work; sent at once.
@@ -208,55 +210,3 @@ class EomActions:
                 f"{call}: {size} bytes do not fit into a packet of {MAX_PAYLOAD_BYTES}"
             )
         self._edits.append(packet)
-
-
-def _header_name(name: str) -> bytes:
-    data = encode_text(name, "the name of a header")
-    if len(data) > _MAX_NAME_BYTES:
-        raise ValueError(
-            f"the name of a header has at most {_MAX_NAME_BYTES} bytes, not {len(data)}: "
-            f"{ascii(name)[:80]}"
-        )
-    if not _HEADER_NAME.fullmatch(data):
-        raise ValueError(
-            f"the name of a header is printable ASCII without colon and blank, and not empty: "
-            f"{ascii(name)[:80]}"
-        )
-    return data
-
-
-def _header_value(value: str) -> bytes:
-    data = _CRLF_BEFORE_BLANK.sub(b"\n", encode_text(value, "the value of a header"))
-    if b"\0" in data:
-        raise ValueError(f"the value of a header has no NUL: {ascii(value)[:80]}")
-    if _BROKEN_LINE.search(data):
-        raise ValueError(
-            f"a line of a header's value ends in LF or CRLF with a blank or tab behind it, "
-            f"else it would begin another header: {ascii(value)[:80]}"
-        )
-    return data
-
-
-def _address(address: str) -> bytes:
-    return _one_line(address, "an envelope address")
-
-
-def _params(params: str | Sequence[str] | None) -> bytes | None:
-    if params is None:
-        return None
-    text = params if isinstance(params, str) else " ".join(params)
-    return _one_line(text, "a list of ESMTP parameters") if text else b""
-
-
-def _one_line(text: str, what: str) -> bytes:
-    data = encode_line(text, what)
-    if not data:
-        raise ValueError(f"{what} is not empty")
-    return data
-
-
-def _check_index(index: int) -> None:
-    if not isinstance(index, int):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"the index of a header is an integer, not {index!r}")
-    if not 0 <= index <= MAX_HEADER_INDEX:
-        raise ValueError(f"the index of a header is from 0 to {MAX_HEADER_INDEX}, not {index}")

@@ -36,7 +36,7 @@ from itertools import takewhile
 from aiomilter.app.mta.envelope import Envelope, Path
 from aiomilter.app.mta.esmtp import address_of, is_recipient_param, keyword_of
 
-__all__ = ["SendmailEnvelope", "SendmailHeaders"]
+__all__ = ["SENDER_KEYWORDS", "SendmailEnvelope", "SendmailHeaders"]
 
 _UNFOLDED_LINE = re.compile(r"\n(?![ \t])")
 _OWN_RECEIVED = "Received"
@@ -53,7 +53,8 @@ _OWN_NAMES = (
 )
 """The H lines of the standard sendmail.cf, in their order."""
 _NEVER_EMPTY = {name.lower() for name in _OWN_NAMES} - {"return-path", "received"}
-_SENDER_KEYWORDS = frozenset({"AUTH", "BODY", "BY", "ENVID", "RET", "SIZE"})
+SENDER_KEYWORDS = frozenset({"AUTH", "BODY", "BY", "ENVID", "RET", "SIZE"})
+"""The parameters of MAIL that Sendmail takes from a milter."""
 _SIGN_BIT = 1 << 31
 
 
@@ -143,7 +144,7 @@ class SendmailEnvelope:
             return
         kept: Iterable[str] = self._sender.params
         if params is not None:
-            kept = takewhile(lambda param: keyword_of(param) in _SENDER_KEYWORDS, params.split())
+            kept = takewhile(lambda param: keyword_of(param) in SENDER_KEYWORDS, params.split())
         self._sender = Path(address_of(address), *kept)
 
     def add_recipient(self, address: str, params: str | None) -> None:
