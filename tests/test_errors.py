@@ -8,9 +8,11 @@ from aiomilter.errors import (
     ActionNotNegotiated,
     ConfigError,
     LocalProtocolError,
+    MessageLimitExceeded,
     MilterError,
     ProtocolError,
     RemoteProtocolError,
+    SpoolError,
     escape,
 )
 
@@ -22,6 +24,8 @@ from aiomilter.errors import (
         (LocalProtocolError, (ProtocolError, MilterError)),
         (ActionNotNegotiated, (LocalProtocolError, ProtocolError, MilterError)),
         (ConfigError, (MilterError,)),
+        (MessageLimitExceeded, (MilterError,)),
+        (SpoolError, (MilterError,)),
     ],
 )
 def test_every_error_is_caught_by_its_parents(
