@@ -48,8 +48,6 @@ _EOF_GRACE_S = 1.0
 """How long a handler may go on when the MTA has closed its half of the connection."""
 _BUFFER_BYTES = 2 * 65_536
 """Above this the MTA is no longer read from until a handler has returned."""
-_TASK_NAME = "aiomilter"
-"""One text for all: a number for each costs 57 bytes a connection, and the log has session ids."""
 _MANY_ANSWERS = 64
 """More than these do not wait for the rest of what was read: each may have 32 lines."""
 
@@ -143,7 +141,7 @@ class Connection(asyncio.BufferedProtocol):
         """Start to serve."""
         self._line = Line(cast("asyncio.Transport", transport), self._loop)
         self._observers.connection_opened(self._listener, str(self._line.peer))
-        self._task = ServingTask(self._serve(self._line), loop=self._loop, name=_TASK_NAME)
+        self._task = ServingTask(self._serve(self._line), self._loop)
 
     def connection_failed(self) -> None:
         """Note that there will be no transport."""
@@ -151,7 +149,6 @@ class Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where to read to."""
-        del sizehint
         return self._read_buffer[:SIP_BYTES] if self._budget.is_tight else self._read_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -190,7 +187,6 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Note that the MTA is gone; a handler that runs is cut short."""
-        del exc
         if self._line is not None:
             self._line.lose()
         self._arrival.wake_soon()
@@ -298,6 +294,10 @@ class Connection(asyncio.BufferedProtocol):
         self._job = self._threads.submit(function)
         return self._job.result()
 
+    def keep(self, gathered_bytes: int) -> bool:
+        """Count what is kept of a message; return whether memory is tight."""
+        return self._kept.gather(gathered_bytes)
+
     def is_stray_at_work(self) -> bool:
         """Return whether a handler that was cut short goes on all the same."""
         self._strays = [stray for stray in self._strays if not stray.done()]
@@ -374,7 +374,7 @@ class Connection(asyncio.BufferedProtocol):
         except RemoteProtocolError as error:
             self._log_protocol_error(error)
         finally:
-            self._task = ServingTask(self._serve(self._line), loop=self._loop, name=_TASK_NAME)
+            self._task = ServingTask(self._serve(self._line), self._loop)
 
     # The task
 

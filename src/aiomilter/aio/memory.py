@@ -65,15 +65,19 @@ class KeptBytes:
         bytes: How many they are, as far as they count.
     """
 
-    __slots__ = ("_budget", "bytes")
+    __slots__ = ("_budget", "_gathered_bytes", "bytes")
 
     def __init__(self, budget: MemoryBudget) -> None:
         self.bytes = 0
+        self._gathered_bytes = 0
         self._budget = budget
 
-    @property
-    def is_tight(self) -> bool:
-        """Whether memory is tight."""
+    def gather(self, gathered_bytes: int) -> bool:
+        """Tell the budget how much of a message is kept; return whether memory is tight."""
+        by, self._gathered_bytes = gathered_bytes - self._gathered_bytes, gathered_bytes
+        self.bytes += by
+        if by:
+            self._budget.change(by)
         return self._budget.is_tight
 
     def count(self, buffered_bytes: int, busy_line: Line | None = None) -> None:
@@ -85,12 +89,13 @@ class KeptBytes:
                 as long as memory is tight. Whoever has sent half a packet is read from all the
                 same: it is the other half that lets go of the memory.
         """
-        kept = buffered_bytes if buffered_bytes >= COUNTED_BYTES else 0
+        buffered_bytes = buffered_bytes if buffered_bytes >= COUNTED_BYTES else 0
+        kept = buffered_bytes + self._gathered_bytes
         budget = self._budget
         if kept != self.bytes:
             by, self.bytes = kept - self.bytes, kept
             budget.change(by)
-        if kept and busy_line is not None and budget.is_tight:
+        if buffered_bytes and busy_line is not None and budget.is_tight:
             busy_line.pause_reading()
             budget.wait(self, busy_line.resume_reading)
 
@@ -98,4 +103,4 @@ class KeptBytes:
         """The connection is over."""
         self._budget.forget(self)
         self._budget.change(-self.bytes)
-        self.bytes = 0
+        self.bytes = self._gathered_bytes = 0

@@ -22,12 +22,13 @@ from collections.abc import Callable
 from aiomilter.app.actions import EomActions
 from aiomilter.app.arguments import ARGUMENTS
 from aiomilter.app.facts import Facts
+from aiomilter.app.gatherer import MessageGatherer
 from aiomilter.app.handlers import Handler, HandlerKind, handler_table
 from aiomilter.app.host import Cut, FaultPolicy, Host
 from aiomilter.app.milter import Milter
 from aiomilter.app.negotiation import Negotiation
 from aiomilter.app.results import FAILED, describe_wrong_result, read_result
-from aiomilter.app.running import FaultError, GoneError, HandlerRunner
+from aiomilter.app.running import FaultError, GoneError
 from aiomilter.app.text import describe_error, show_value
 from aiomilter.app.watch import Observation
 from aiomilter.errors import LocalProtocolError
@@ -51,11 +52,13 @@ __all__ = ["Dispatcher"]
 _logger = logging.getLogger("aiomilter")
 
 _CONTINUE, _NOREPLY, _SKIP = Status.CONTINUE, Status.NOREPLY, Status.SKIP
+_GATHER, _EOM = HandlerKind.GATHER, HandlerKind.EOM
 _HANDLED_BY_ALL_STAGES = (1 << len(State)) - 1
 _EOM_BIT = 1 << State.EOM
+_REFUSALS = (Status.REJECT, Status.TEMPFAIL)
 
 
-class Dispatcher(HandlerRunner):
+class Dispatcher(MessageGatherer):
     """Serves the events of one connection with a milter's handlers."""
 
     __slots__ = (
@@ -67,9 +70,7 @@ class Dispatcher(HandlerRunner):
         "_has_warned",
         "_is_discarded",
         "_listener",
-        "_message_failed",
         "_observation",
-        "_session",
         "_session_ids",
     )
 
@@ -94,15 +95,13 @@ class Dispatcher(HandlerRunner):
             listener: The address that the MTA has connected to.
             observation: Who listens to what happens; None for nobody.
         """
-        super().__init__(host, policy, Facts("-", session.macros, listener))
+        super().__init__(host, policy, Facts("-", session.macros, listener), session)
         self._factory = factory
-        self._session = session
         self._session_ids = session_ids
         self._listener = listener
         self._observation = observation
         self._handlers: dict[type[Event], Handler] = {}
         self._default_request: Request | None = None
-        self._message_failed = False
         self._has_dropped = False
         self._actions: EomActions | None = None
         self._has_warned = False
@@ -124,13 +123,16 @@ class Dispatcher(HandlerRunner):
         watch = self.watch
         if watch is not None:
             watch.see(event)
-        if self._message_failed and self._session.message_is_open:
-            self._give_fault_answer(self._policy.on_error)
+        if self._message_answer is not None and self._session.message_is_open:
+            self._give_fault_answer(self._message_answer)
             self.settle()
             return
         result: object = FAILED
         try:
-            if handler.kind is HandlerKind.EOM:
+            if handler.kind is _GATHER:
+                await self._gather(event)
+                return
+            if handler.kind is _EOM:
                 result = await self._end_message(handler)
                 return
             arguments = ARGUMENTS[kind](self._facts, event)
@@ -153,6 +155,8 @@ class Dispatcher(HandlerRunner):
                 self._is_discarded |= given is Status.DISCARD
             if kind is Rcpt:
                 self._note_recipient(handler, arguments, given)
+            if self._gathering is not None and given not in _REFUSALS:
+                self._gathering.take(event)
         except FaultError as fault:
             self._give_fault_answer(fault.answer)
             if kind is Rcpt:
@@ -163,8 +167,11 @@ class Dispatcher(HandlerRunner):
             self._session.close()
         finally:
             if watch is not None:
-                watch.note_handler(handler.name, result)
+                if handler.kind is not _GATHER:
+                    watch.note_handler(handler.name, result)
                 self.settle()
+            if self._gathering is not None and not self._session.message_is_open:
+                self._end_gathering()
 
     def settle(self) -> None:
         """Make the record of a message that is over; also of one that the session has answered."""
@@ -224,9 +231,10 @@ class Dispatcher(HandlerRunner):
             given = _CONTINUE
         elif self.watch is not None:
             # At the end of a message there is nothing left to skip.
-            is_end = handler.kind is HandlerKind.EOM
+            is_end = handler.kind is _EOM
             noted = _CONTINUE if is_end and status is _SKIP else status
-            self.watch.note_answer(handler.name[3:], noted, result, edits)
+            stage = "eom" if is_end else handler.name[3:]
+            self.watch.note_answer(stage, noted, result, edits)
         session.respond(status, text, edits)
         return given
 
@@ -243,22 +251,11 @@ class Dispatcher(HandlerRunner):
         reason = f"it returned {describe_wrong_result(result)}"
         return self._fault(handler.name, reason, None, kind="wrong_result")
 
-    def _give_fault_answer(self, answer: Status) -> None:
-        session = self._session
-        if self.watch is not None:
-            self.watch.note_answer(session.state.name.lower(), answer)
-        if session.may_answer():
-            session.respond(answer)
-            return
-        session.respond(_CONTINUE)
-        if answer is not _CONTINUE:
-            session.owe(answer)
-
     def _note_recipient(
         self, handler: Handler, arguments: tuple[object, ...], given: Status
     ) -> None:
         """Keep an envelope recipient as a fact, unless somebody refused it."""
-        if given in (Status.REJECT, Status.TEMPFAIL):
+        if given in _REFUSALS:
             return
         if handler.wants_rejected and self._facts.macros.get("{rcpt_mailer}") == "error":
             return
@@ -267,8 +264,12 @@ class Dispatcher(HandlerRunner):
     async def _end_message(self, handler: Handler) -> object:
         actions = EomActions(self._session.actions, self._host.send_progress)
         self._actions = actions
+        gathering = self._gathering
         try:
-            result = await self._run(handler, (actions,))
+            if gathering is None:
+                result = await self._run(handler, (actions,))
+            else:
+                result = await self._run_with_message(handler, gathering, actions)
         finally:
             edits = actions.close()
         self._answer(handler, result, edits)
@@ -283,6 +284,7 @@ class Dispatcher(HandlerRunner):
             case MessageAborted():
                 if self.watch is not None:
                     self.watch.settle(is_open=False, is_aborted=not self._is_discarded)
+                self._end_gathering()
                 if not self._is_discarded:
                     await self._run_hook("on_abort")
             case SessionStart():
@@ -338,13 +340,17 @@ class Dispatcher(HandlerRunner):
     def _end_session(self) -> None:
         self._milter = self._table = self.watch = None
         self._handlers = {}
-        self._message_failed = self._is_discarded = False
+        self._end_gathering()
+        self._gathering = self._message_answer = None
+        self._is_discarded = False
 
     def _begin_message(self) -> None:
-        self._message_failed = self._is_discarded = False
+        self._message_answer = None
+        self._is_discarded = False
         if self.watch is not None:
             self.watch.begin_message()
         self._facts.begin_message()
+        self._begin_gathering()
         milter, table = self._milter, self._table
         if milter is None or table is None or not table.begins_messages:
             return
@@ -354,7 +360,7 @@ class Dispatcher(HandlerRunner):
             fault = self._fault("begin_message", describe_error(error), error)
             # The first event of the message may be on its way already; it gets the verdict, and
             # so do the others, with a handler or without.
-            self._message_failed = True
+            self._message_answer = self._policy.on_error
             if fault.answer is not _CONTINUE:
                 self._session.owe(fault.answer)
                 if self.watch is not None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from aiomilter.app.gathering import MessageNeeds
 from aiomilter.app.milter import Milter
 from aiomilter.app.negotiation import encode_macro_requests
 from aiomilter.app.options import HandlerOptions, options_of
@@ -44,6 +45,7 @@ class HandlerKind(enum.Enum):
     """What the MTA does while a handler runs."""
 
     EVENT = "waits, and not for long"
+    GATHER = "does not wait: the library takes it in for on_message"
     EOM = "waits for as long as it hears of progress"
     HOOK = "does not wait, and may be gone"
 
@@ -86,6 +88,7 @@ class HandlerTable:
         macros: The macros that the handlers ask for.
         actions: What the class requires, or None.
         begins_messages: Whether the class overrides ``begin_message``.
+        gathers: Whether the class overrides ``on_message``.
     """
 
     class_name: str
@@ -97,10 +100,12 @@ class HandlerTable:
     macros: dict[MacroStage, list[str]]
     actions: Actions | None
     begins_messages: bool
+    gathers: bool
 
 
 _KINDS = {
     "on_eom": HandlerKind.EOM,
+    "on_message": HandlerKind.EOM,
     "on_abort": HandlerKind.HOOK,
     "on_close": HandlerKind.HOOK,
 }
@@ -121,9 +126,15 @@ _EVENT_TYPES: dict[str, type[Event]] = {
     "on_eoh": EndOfHeaders,
     "on_body": Body,
     "on_eom": EndOfMessage,
+    "on_message": EndOfMessage,
     "on_unknown": Unknown,
 }
 _EVENTS = {f"on_{row.name}": row for row in COMMANDS if b"c" in row.replies}
+_EVENTS["on_message"] = _EVENTS["on_eom"]
+_INSTEAD_OF_MESSAGE = ("on_header", "on_eoh", "on_body", "on_eom")
+"""Handlers that see a part of what `on_message` has as a whole."""
+_GATHERED = ("on_connect", "on_helo", "on_mail", "on_rcpt", "on_header")
+"""What is taken in for `on_message`; and the body, unless the class does without."""
 
 
 _TABLES: WeakKeyDictionary[type[Milter], HandlerTable] = WeakKeyDictionary()
@@ -152,11 +163,14 @@ def handler_table(milter: type[Milter]) -> HandlerTable:
         macros={},
         actions=milter.actions,
         begins_messages=milter.begin_message is not Milter.begin_message,
+        gathers=milter.on_message is not Milter.on_message,
     )
     for name in (*_WITHOUT_COMMAND, *_EVENTS):
         function = getattr(milter, name)
         if function is not getattr(Milter, name):
             _add_handler(table, name, function)
+    if table.gathers:
+        _add_gathering(table, milter.message_needs)
     try:
         encode_macro_requests(table.macros)
     except ValueError as error:
@@ -164,6 +178,28 @@ def handler_table(milter: type[Milter]) -> HandlerTable:
     table.options |= options_without(table.handled)
     _TABLES[milter] = table
     return table
+
+
+def _add_gathering(table: HandlerTable, needs: MessageNeeds) -> None:
+    """Have all that `on_message` needs sent, and the MTA not wait for it."""
+    names = [*_GATHERED, "on_body"] if needs is MessageNeeds.BODY else _GATHERED
+    for name in names:
+        row = _EVENTS[name]
+        if name in table.by_name:
+            continue
+        assert row.target is not None
+        table.by_event[_EVENT_TYPES[name]] = Handler(
+            name, _gathered, is_async=False, no_reply=True, kind=HandlerKind.GATHER
+        )
+        table.handled |= 1 << row.target
+        if row.no_reply_option is not None:
+            table.options |= row.no_reply_option
+    # Without it nobody could say what stood behind a colon.
+    table.options |= Options.LEADING_SPACE
+
+
+def _gathered(*_arguments: object) -> None:
+    """Stand in for a handler: what is gathered is not given to one."""
 
 
 def _check_class(milter: type[Milter]) -> None:
@@ -180,10 +216,26 @@ def _check_class(milter: type[Milter]) -> None:
                 f"{milter.__qualname__}.{name} is no handler, and names that begin with on_ are "
                 f"for handlers{hint}"
             )
+    if milter.on_message is not Milter.on_message:
+        _check_gathering(milter)
     if inspect.iscoroutinefunction(milter.begin_message):
         raise ConfigError(
             f"{milter.__qualname__}.begin_message must be a plain method: it only sets up what "
             f"is kept for a message; await in on_mail"
+        )
+
+
+def _check_gathering(milter: type[Milter]) -> None:
+    for name in _INSTEAD_OF_MESSAGE:
+        if getattr(milter, name) is not getattr(Milter, name):
+            raise ConfigError(
+                f"{milter.__qualname__} has both on_message and {name}: on_message is given the "
+                f"whole message, and decides at its end; keep one of the two"
+            )
+    if not isinstance(milter.message_needs, MessageNeeds):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(
+            f"{milter.__qualname__}.message_needs is {milter.message_needs!r}; it must be "
+            f"MessageNeeds.BODY or MessageNeeds.HEADERS"
         )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from aiomilter.app.handlers import HandlerKind
+from aiomilter.app.message.collector import CollectLimits
 from aiomilter.session.status import Status
 
 __all__ = ["Abandoned", "Cut", "FaultPolicy", "Host"]
@@ -51,6 +52,17 @@ class Host(Protocol):
         """Run a function that may block."""
         ...
 
+    def keep(self, gathered_bytes: int) -> bool:
+        """Count what is kept of a message in memory.
+
+        Args:
+            gathered_bytes: All of it.
+
+        Returns:
+            Whether memory is tight, so that a file had better be used.
+        """
+        ...
+
     def is_stray_at_work(self) -> bool:
         """Return whether a handler that was cut short goes on all the same."""
         ...
@@ -67,9 +79,13 @@ class FaultPolicy:
     Attributes:
         on_error: The verdict after a fault.
         handler_timeout_s: The budget of all handlers but `on_eom`.
-        eom_timeout_s: The budget of `on_eom`.
+        eom_timeout_s: The budget of `on_eom` and `on_message`.
+        limits: What a message may have that is gathered for `on_message`.
+        on_limit: The verdict for one that has more.
     """
 
     on_error: Status
     handler_timeout_s: float
     eom_timeout_s: float
+    limits: CollectLimits = field(default_factory=CollectLimits)
+    on_limit: Status = Status.TEMPFAIL

@@ -8,7 +8,9 @@ from typing import ClassVar, TypeAlias
 
 from aiomilter.app.actions import EomActions
 from aiomilter.app.facts import Facts, SessionLog, fact
+from aiomilter.app.gathering import MessageNeeds
 from aiomilter.app.macros import Macros
+from aiomilter.app.message.message import Message
 from aiomilter.app.negotiation import Negotiation
 from aiomilter.app.reply import Reply
 from aiomilter.app.socket_info import SocketInfo
@@ -47,6 +49,10 @@ class Milter:
     """What the milter must be able to do to a message. An MTA that lacks one of them is refused.
     None takes all that the MTA offers; then an edit that it did not offer raises
     `ActionNotNegotiated`."""
+
+    message_needs: ClassVar[MessageNeeds] = MessageNeeds.BODY
+    """How much of a message `on_message` wants. With ``MessageNeeds.HEADERS`` the MTA does not
+    even send the body."""
 
     _facts: Facts
 
@@ -198,6 +204,20 @@ class Milter:
 
         Args:
             actions: The edits; they leave when the handler has returned, or not at all.
+        """
+
+    def on_message(self, message: Message) -> _Answer:
+        """A whole message, in place of `on_header`, `on_eoh`, `on_body` and `on_eom`.
+
+        It is called at the end of the message, which the library has gathered meanwhile without
+        keeping the MTA waiting. What is changed in ``message`` is changed at the MTA when the
+        handler has returned, by the fewest edits; with a verdict other than CONTINUE and ACCEPT,
+        or after a fault, nothing is. The other handlers, such as `on_rcpt`, may decide before.
+
+        A plain ``def`` runs in a thread, so that reading a large body blocks nobody.
+
+        Args:
+            message: The message; of no use when the handler has returned.
         """
 
     def on_abort(self) -> object:

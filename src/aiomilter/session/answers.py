@@ -131,6 +131,11 @@ class AnsweringSession:
         self._is_announced = False
         self._spares_message = False
 
+    @property
+    def options(self) -> int:
+        """The option bits that were agreed, as the milter's end keeps to them."""
+        return self._options
+
     def may_answer(self) -> bool:
         """Return whether the open event takes a verdict: False in a no-reply stage."""
         return not self._options & self._awaiting_no_reply

@@ -22,7 +22,7 @@ from aiomilter.app.message.address_list import MailAddress, parse_addresses
 from aiomilter.app.message.body import Body
 from aiomilter.app.message.collector import CollectLimits, MessageCollector
 from aiomilter.app.message.diff import EditTarget, Plan, plan_edits
-from aiomilter.app.message.email_copy import EmailLimits
+from aiomilter.app.message.email_limits import EmailLimits
 from aiomilter.app.message.header import Header
 from aiomilter.app.message.headers import Headers
 from aiomilter.app.message.message import Message

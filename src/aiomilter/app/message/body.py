@@ -72,6 +72,11 @@ class Body:
         """Whether `write` of so many bytes would touch the disk, and is a thing for a thread."""
         return self._original.goes_to_file(size)
 
+    def save_memory(self) -> None:
+        """Keep it in a file from the next `write` on, whatever its size."""
+        self._threshold = 0
+        self._original.save_memory()
+
     def close(self) -> None:
         """Forget it, and close its files. Calling it again does nothing."""
         self._original.close()
@@ -117,6 +122,11 @@ class Body:
     def is_spooled(self) -> bool:
         """Whether it is in a file, so that reading may block."""
         return self._current.is_in_file
+
+    @property
+    def touches_disk(self) -> bool:
+        """Whether it or the body as it came is in a file, so that comparing them may block."""
+        return self._original.is_in_file or self._current.is_in_file
 
     def read(self) -> bytes:
         """Return all of it; think of `size` first.

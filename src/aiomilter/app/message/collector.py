@@ -104,10 +104,27 @@ class MessageCollector:
             MessageLimitExceeded: The body is too large; what there was is gone.
             SpoolError: It cannot be kept; what there was is gone.
         """
-        if self._body.size + len(chunk) > self._limits.max_body_bytes:
+        self.check_room(len(chunk))
+        self._body.write(chunk)
+
+    def check_room(self, size: int) -> None:
+        """Check that the body may have so many more bytes.
+
+        Raises:
+            MessageLimitExceeded: It would be too large; what there was is gone.
+        """
+        if self._body.size + size > self._limits.max_body_bytes:
             self.close()
             raise MessageLimitExceeded(f"more than {self._limits.max_body_bytes} bytes of body")
-        self._body.write(chunk)
+
+    @property
+    def bytes_in_memory(self) -> int:
+        """How much of the body is kept in memory."""
+        return 0 if self._body.is_spooled else self._body.size
+
+    def save_memory(self) -> None:
+        """Keep the body in a file from its next piece on, whatever its size."""
+        self._body.save_memory()
 
     def message(
         self,

@@ -7,12 +7,12 @@ Rules of this file:
 - The values of headers are parsed by `email` when they are asked for; some then take time that
   grows with the square of their length, and some raise. So very long ones are not parsed, and long
   ones only until there were many; these, and those that raise, are text.
+- `email` takes a while to import: so does this module, and only who needs it imports it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import EmailPolicy
@@ -20,30 +20,12 @@ from typing import Any
 
 from aiomilter.app.message.body import Body
 from aiomilter.app.message.decoding import decode_words
+from aiomilter.app.message.email_limits import EmailLimits
 from aiomilter.app.message.header import Header
 from aiomilter.app.message.mime import MimeLimits, iter_parts
 from aiomilter.errors import MessageLimitExceeded
 
-__all__ = ["EmailLimits", "copy_email"]
-
-
-@dataclass(frozen=True, slots=True)
-class EmailLimits:
-    """What a message may have to be parsed by `email`, at most.
-
-    Attributes:
-        max_bytes: All of it. As much as Postfix takes from a client by default.
-        max_lines: Lines of the body; a parser in Python looks at each of them.
-        max_headers: Headers of the message.
-        max_parts: Parts, at all depths.
-        max_depth: Multiparts within each other; the parser's own stack ends beyond some hundred.
-    """
-
-    max_bytes: int = 10_240_000
-    max_lines: int = 150_000
-    max_headers: int = 1_000
-    max_parts: int = 1_000
-    max_depth: int = 20
+__all__ = ["copy_email"]
 
 
 _MAX_PARSED_CHARS = 2_000

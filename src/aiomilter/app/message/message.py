@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from email.message import EmailMessage
+from typing import TYPE_CHECKING
 
 from aiomilter.app.guards import encode_reason
 from aiomilter.app.message.address import EnvelopeAddress
 from aiomilter.app.message.body import Body
-from aiomilter.app.message.email_copy import EmailLimits, copy_email
+from aiomilter.app.message.email_limits import EmailLimits
 from aiomilter.app.message.footer import footer_edit
 from aiomilter.app.message.headers import Headers
 from aiomilter.app.message.recipients import Recipients
 from aiomilter.app.message.spool import CHUNK_BYTES
 from aiomilter.app.socket_info import SocketInfo
+
+if TYPE_CHECKING:
+    from email.message import EmailMessage
 
 __all__ = ["Message"]
 
@@ -150,6 +153,9 @@ class Message:
             MessageLimitExceeded: It has more.
             SpoolError: The body cannot be read, or the message is over.
         """
+        # Late, as `email` takes a while to import.
+        from aiomilter.app.message.email_copy import copy_email
+
         return copy_email(list(self.headers), self.body, limits)
 
     # Changing

@@ -13,7 +13,6 @@ Rules of this file:
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -57,6 +56,10 @@ class Spool:
         """Whether the next write of so many bytes would touch the disk."""
         return self._file is not None or self._size + size > self._threshold
 
+    def save_memory(self) -> None:
+        """Use the file from the next `write` on, whatever the size."""
+        self._threshold = 0
+
     def write(self, data: bytes) -> None:
         """Add bytes.
 
@@ -70,6 +73,8 @@ class Spool:
             return
         try:
             if self._file is None:
+                import tempfile  # late: it imports much, and most bodies are small
+
                 self._file = tempfile.TemporaryFile(  # noqa: SIM115  (closed by close)
                     buffering=0, prefix="aiomilter-", dir=self._directory
                 )
