@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from aiomilter.aio import runner
 from aiomilter.aio.notify import Notifier
+from aiomilter.aio.reloads import Reloads
 from tests.aio.program import Program
 from tests.aio.serving import errors
 from tests.mta import HELO, MAIL, QUIT, RCPT, Mta
 
 # Both loops are in the program, not around the test.
 one_loop = pytest.mark.asyncio(loop_factories=["asyncio"])
+LIMIT_S = 60.0
 
 
 @one_loop
@@ -147,7 +148,7 @@ async def settled() -> None:
 
 async def test_a58_signals_during_a_reload_bring_one_more() -> None:
     hook = Hook()
-    reloads = runner._Reloads(hook, Notifier({}))
+    reloads = Reloads(hook, Notifier({}), LIMIT_S)
     reloads.open("serving")
     for _ in range(3):
         reloads.ask()
@@ -163,7 +164,7 @@ async def test_a58_signals_during_a_reload_bring_one_more() -> None:
 
 async def test_a58_a_signal_before_the_start_waits_for_it() -> None:
     hook = Hook()
-    reloads = runner._Reloads(hook, Notifier({}))
+    reloads = Reloads(hook, Notifier({}), LIMIT_S)
     reloads.ask()
     await settled()
     assert hook.begun == 0
@@ -175,7 +176,7 @@ async def test_a58_a_signal_before_the_start_waits_for_it() -> None:
 
 async def test_a58_the_end_of_the_program_ends_a_reload() -> None:
     hook = Hook()
-    reloads = runner._Reloads(hook, Notifier({}))
+    reloads = Reloads(hook, Notifier({}), LIMIT_S)
     reloads.open("serving")
     reloads.ask()
     await settled()
@@ -201,7 +202,7 @@ async def test_a58_a_fault_in_a_reload_is_logged_and_no_more(
     async def fail_later() -> None:
         fail()
 
-    reloads = runner._Reloads(fail_later if is_coroutine else fail, Notifier({}))
+    reloads = Reloads(fail_later if is_coroutine else fail, Notifier({}), LIMIT_S)
     reloads.open("serving")
     for count in (1, 2):
         reloads.ask()
@@ -214,7 +215,7 @@ async def test_a58_without_a_hook_the_signal_is_ignored(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    reloads = runner._Reloads(None, Notifier({}))
+    reloads = Reloads(None, Notifier({}), LIMIT_S)
     reloads.open("serving")
     reloads.ask()
     assert caplog.messages == ["SIGHUP is ignored: there is nothing to reload"]

@@ -159,8 +159,11 @@ class Dispatcher(HandlerRunner):
 
     def settle(self) -> None:
         """Make the record of a message that is over; also of one that the session has answered."""
+        is_open = self._session.message_is_open
         if self._watch is not None:
-            self._watch.settle(is_open=self._session.message_is_open)
+            self._watch.settle(is_open=is_open)
+        if not is_open:
+            self._facts.end_message()
 
     def abandon(self) -> None:
         """Answer in place of a handler that does not come back, and go on without it."""
@@ -272,15 +275,19 @@ class Dispatcher(HandlerRunner):
             case MessageStart():
                 self._begin_message()
             case MessageAborted():
+                macros = self._facts.macros_of_aborted()
                 if self._watch is not None:
-                    self._watch.settle(is_open=False, is_aborted=not self._is_discarded)
+                    is_aborted = not self._is_discarded
+                    self._watch.settle(is_open=False, is_aborted=is_aborted, macros=macros)
                 if not self._is_discarded:
                     await self._run_hook("on_abort")
+                self._facts.end_message()
             case SessionStart():
                 self._begin_session()
             case SessionEnd():
                 if self._watch is not None:
                     self._watch.end_session()
+                self._facts.end_message()
                 await self._run_hook("on_close")
                 self._end_session()
             case NegotiationOffer():
@@ -355,6 +362,8 @@ class Dispatcher(HandlerRunner):
         handler = self._table.by_name.get(name) if self._table else None
         if handler is None:
             return
+        # The task may know only of a message that is over.
+        self._facts.context.enter()
         try:
             result = await self._run_aside(handler, ())
         except (FaultError, GoneError):

@@ -37,7 +37,7 @@ class MacroStore:
         version: Changes whenever the macros do, so that a view may be kept until then.
     """
 
-    __slots__ = ("_recent", "_sets", "_stale_sets", "version")
+    __slots__ = ("_ended_sets", "_overwritten", "_recent", "_sets", "_stale_sets", "version")
 
     def __init__(self) -> None:
         # Hot path: Postfix sends a set ahead of every command and few are ever looked at, so
@@ -46,6 +46,10 @@ class MacroStore:
         self._stale_sets: list[bytes | None] | None = None
         # The slots that were sent ahead of the command that is being processed.
         self._recent: list[int] = []
+        # What these have taken the place of.
+        self._overwritten: list[bytes | None] = [None] * len(MACRO_SLOTS)
+        # Those of a message that was over only when the next one's were there.
+        self._ended_sets: list[bytes | None] | None = None
         self.version = 0
 
     def store(self, payload: bytes, follows_macros: bool = False) -> bool:
@@ -64,9 +68,10 @@ class MacroStore:
         slot = MACRO_SLOTS.get(payload[0])
         if slot is None or payload.find(NUL, 1) < 0:
             return False
-        self._sets[slot] = payload
         if slot not in self._recent:
             self._recent.append(slot)
+            self._overwritten[slot] = self._sets[slot]
+        self._sets[slot] = payload
         self.version += 1
         return True
 
@@ -85,9 +90,12 @@ class MacroStore:
                 was sent ahead of that is its own.
         """
         self._stale_sets = self._sets.copy()
+        self._ended_sets = None
         if by_next_command:
+            self._ended_sets = self._sets.copy()
             for slot in self._recent:
                 self._stale_sets[slot] = None
+                self._ended_sets[slot] = self._overwritten[slot]
 
     def begin_message(self) -> None:
         """Forget what belongs to the message before this one."""
@@ -103,14 +111,25 @@ class MacroStore:
 
     def visible(self) -> dict[bytes, bytes]:
         """Return the macros that a handler sees now, by name; ``i`` for ``{i}``."""
-        found: dict[bytes, bytes | None] = {}
-        for payload in reversed(self._sets):
-            if payload is None:
-                continue
-            strings: list[bytes | None] = list(split_strings(payload[1:]))
-            if len(strings) % 2:
-                strings.append(None)
-            for name, value in zip(strings[::2], strings[1::2], strict=True):
-                if name:
-                    found.setdefault(_plain_name(name), value)
-        return {name: value for name, value in found.items() if value is not None}
+        return _visible(self._sets)
+
+    def visible_in_ended_message(self) -> dict[bytes, bytes]:
+        """Return the macros of the message that has just ended, by name.
+
+        They are those of `visible`, but for what the command has brought that came in its place.
+        """
+        return _visible(self._sets if self._ended_sets is None else self._ended_sets)
+
+
+def _visible(sets: list[bytes | None]) -> dict[bytes, bytes]:
+    found: dict[bytes, bytes | None] = {}
+    for payload in reversed(sets):
+        if payload is None:
+            continue
+        strings: list[bytes | None] = list(split_strings(payload[1:]))
+        if len(strings) % 2:
+            strings.append(None)
+        for name, value in zip(strings[::2], strings[1::2], strict=True):
+            if name:
+                found.setdefault(_plain_name(name), value)
+    return {name: value for name, value in found.items() if value is not None}
