@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 from aiomilter import logs
 from aiomilter.cli.commands import aiomilter
+from aiomilter.cli.console import speak_json
 from tests.cli.running import MILTER, Running
 from tests.mta import HELO, OFFER, QUIT, Mta
 
@@ -33,6 +34,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "milter.py").write_text(MILTER, encoding="utf-8")
     yield tmp_path
     sys.modules.pop("milter", None)
+    # In a process of its own there is one command.
+    speak_json(False)
 
 
 def objects(text: str) -> list[dict[str, Any]]:
