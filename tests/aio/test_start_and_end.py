@@ -136,7 +136,7 @@ def test_a_start_that_does_not_end_is_waited_for_no_longer_than_was_told(
     run(Milter, "inet:0", lifespan=journal, uvloop=uvloop, config=Config(stop_grace=0))
     assert time.monotonic() - began < PATIENCE_S
     assert journal.noted == ["start", "end"]
-    assert "it has not ended within 0.05 s: no longer waiting" in warnings(caplog)
+    assert "it has not ended within 0.05 s: it is not waited for any longer" in warnings(caplog)
 
 
 @both_loops

@@ -235,6 +235,9 @@ class _Program:
         self._reloads = Reloads(reload, self._notifier, reload_timeout)
         self._asked_to_stop = asyncio.Event()
         self._asked_again = asyncio.Event()
+        # Of start and stop together.
+        self._limit_s = server.config.stop_grace + _BEYOND_GRACE_S - _SPARE_S
+        self._ends_at = 0.0
 
     async def serve(self) -> None:
         """Serve until a signal asks for the end, and then stop.
@@ -272,6 +275,7 @@ class _Program:
         else:
             _logger.info("%s: the start is given up", name)
         self._asked_to_stop.set()
+        self._ends_at = asyncio.get_running_loop().time() + self._limit_s
         self._reloads.close()
         self._notifier.stopping(
             grace + _BEYOND_GRACE_S, f"stopping, with {connections} connections"
@@ -316,11 +320,13 @@ class _Program:
         self, ending: asyncio.Task[BaseException | None], hurry: Callable[[], object]
     ) -> bool:
         """Wait until it has ended, as long as that may take; return whether it has."""
-        limit_s = self._server.config.stop_grace + _BEYOND_GRACE_S - _SPARE_S
-        await _first_of(ending, self._asked_again, limit_s)
+        left_s = max(0.0, self._ends_at - asyncio.get_running_loop().time())
+        await _first_of(ending, self._asked_again, left_s)
         if not ending.done():
             if not self.is_hurried:
-                _logger.warning("it has not ended within %g s: no longer waiting", limit_s)
+                _logger.warning(
+                    "it has not ended within %g s: it is not waited for any longer", self._limit_s
+                )
             hurry()
             await asyncio.wait([ending], timeout=_HURRY_S)
         return ending.done()
