@@ -5,6 +5,9 @@ Rules of this file:
 - One event is one line of at most 2 KiB, whatever a client has sent: control and format
   characters are escaped, long text is cut, a traceback is a list of places.
 - The standard library's logging is all there is; nothing is installed unless asked for.
+- What Python itself writes to stderr can come into the log as well (`capture_reports`), so that a
+  collector of lines in JSON finds nothing else. What remains is the dump of `faulthandler`, which
+  is written while the process dies, when no more Python can run.
 
 For `logging.config`::
 
@@ -21,6 +24,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 import traceback
 from datetime import UTC, datetime
 from types import TracebackType
@@ -29,7 +33,16 @@ from typing import Literal, TextIO, cast
 from aiomilter.app.context import current_context
 from aiomilter.app.record import cut_text
 
-__all__ = ["ContextFilter", "JsonFormatter", "LineFormatter", "current_ids", "install"]
+__all__ = [
+    "ContextFilter",
+    "JsonFormatter",
+    "LineFormatter",
+    "capture_reports",
+    "current_ids",
+    "install",
+]
+
+_logger = logging.getLogger("aiomilter")
 
 _MAX_BYTES = 2048
 _MAX_MESSAGE_BYTES = 700
@@ -172,6 +185,50 @@ def install(
     return handler
 
 
+def capture_reports() -> None:
+    """Log what Python itself would write to stderr.
+
+    Warnings (as ``py.warnings``), and as ``aiomilter`` the exceptions that nobody handles: in the
+    main thread, in other threads, and where Python can only ignore them.
+    """
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = _log_in_thread
+    sys.unraisablehook = _log_unraisable
+
+
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    _logger.critical("ended by %s", _describe(error), exc_info=(kind, error, trace))
+
+
+def _log_in_thread(report: threading.ExceptHookArgs, /) -> None:
+    error = report.exc_value
+    if error is None or isinstance(error, SystemExit):
+        # To end a thread by that is no fault.
+        return
+    name = report.thread.name if report.thread is not None else "a thread"
+    text = "the thread %s was ended by %s"
+    _logger.error(text, name, _describe(error), exc_info=(type(error), error, report.exc_traceback))
+
+
+def _log_unraisable(report: sys.UnraisableHookArgs, /) -> None:
+    # Not the object itself: its text is anybody's code, and it may be half gone.
+    where = getattr(report.object, "__qualname__", type(report.object).__qualname__)
+    error = report.exc_value
+    _logger.error(
+        "%s in %s: %s",
+        report.err_msg or "an exception was ignored",
+        where,
+        report.exc_type.__name__ if error is None else _describe(error),
+        exc_info=None if error is None else (type(error), error, report.exc_traceback),
+    )
+
+
 def _ids_of(record: logging.LogRecord) -> tuple[str | None, str | None]:
     """Return the ids that a record has, or else those of the context that it is handled in."""
     session_id: object = getattr(record, "session_id", None)
@@ -192,7 +249,9 @@ def _time_of(record: logging.LogRecord) -> str:
 
 def _message_of(record: logging.LogRecord) -> str:
     try:
-        return record.getMessage()
+        text = record.getMessage()
+        # The second line of a warning is source.
+        return text.partition("\n")[0] if record.name == "py.warnings" else text
     except Exception:  # noqa: BLE001  (arguments that do not go with the text, of anybody's)
         return f"{record.msg!s} (with arguments that do not fit)"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import io
+import logging
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
@@ -45,3 +47,15 @@ def _no_blocking_calls() -> Iterator[None]:
 def blocking_error() -> type[BaseException]:
     """What a blocking call raises."""
     return BlockingError
+
+
+@pytest.fixture
+def output() -> Iterator[io.StringIO]:
+    """Where the root logger writes to; the test puts handlers on it."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    stream = io.StringIO()
+    yield stream
+    for handler in [handler for handler in root.handlers if handler not in before]:
+        root.removeHandler(handler)
+    root.setLevel(level)

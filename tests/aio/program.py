@@ -25,6 +25,9 @@ class Program(Milter):
             say("blocking")
             sys.stdin.readline()
             say("free")
+        if "to-thread" in sys.argv:
+            say("in a thread")
+            await asyncio.to_thread(time.sleep, 60)
 
     async def on_mail(self, sender, params):
         say("mail")

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
-import resource
 import socket
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ import pytest
 from aiomilter import Config, Milter
 from aiomilter.aio import acceptor, admission
 from aiomilter.aio.memory import MemoryBudget
-from tests.aio.serving import recorder, serving, until_true, warnings
+from tests.aio.serving import no_descriptors, recorder, serving, until_true, warnings
 from tests.mta import CONNECT, MAIL, QUIT, RCPT, Mta, packet
 
 OFFER = b"\0\0\0\x0dO\0\0\0\6\0\0\1\xff\0\x1f\xff\xff"
@@ -157,24 +154,6 @@ async def test_networks_do_not_concern_unix_sockets(tmp_path: Path) -> None:
 
 
 # Without descriptors
-
-
-@contextmanager
-def no_descriptors() -> Iterator[None]:
-    """Leave no descriptor to this process."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
-    taken: list[int] = []
-    try:
-        with suppress(OSError):
-            while True:
-                taken.append(os.dup(0))
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for descriptor in taken:
-            os.close(descriptor)
 
 
 async def test_a51_without_descriptors_there_is_one_record_and_then_all_are_served(

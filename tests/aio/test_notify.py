@@ -54,9 +54,11 @@ async def test_a62_systemd_is_told_by_a_path_or_an_abstract_name(
         notifier.ready("serving on\nunix:/a")
         assert await manager.message() == "READY=1\nSTATUS=serving on unix:/a"
         before = time.monotonic_ns() // 1000
-        notifier.reloading()
+        notifier.reloading(65)
         found = re.fullmatch(
-            r"RELOADING=1\nMONOTONIC_USEC=(\d+)\nSTATUS=reloading", await manager.message()
+            r"RELOADING=1\nMONOTONIC_USEC=(\d+)\nEXTEND_TIMEOUT_USEC=65000000\n"
+            r"STATUS=reloading",
+            await manager.message(),
         )
         assert found is not None
         assert before <= int(found[1]) <= time.monotonic_ns() // 1000

@@ -10,30 +10,17 @@ import logging.config
 import os
 import sys
 import threading
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
 
-from aiomilter import Config, EomActions, Milter, Observer, Server, SocketInfo, Status, no_reply
+from aiomilter import Config, EomActions, Milter, Observer, Server, Status, no_reply
 from aiomilter.app.record import MessageRecord
 from aiomilter.logs import ContextFilter, JsonFormatter, LineFormatter, current_ids, install
 from tests.aio.serving import until_true
-from tests.mta import CONNECT, EOM, HELO, MAIL, MESSAGE, OFFER, QUIT, RCPT, Mta, macros, packet
+from tests.mta import CONNECT, EOM, HELO, MAIL, MESSAGE, OFFER, QUIT, Mta, macros, packet
 
 QUEUE_ID = macros(b"R", b"i", b"4XyZ1")
-
-
-@pytest.fixture
-def output() -> Iterator[io.StringIO]:
-    """Where the root logger writes to; the test puts handlers on it."""
-    root = logging.getLogger()
-    before, level = list(root.handlers), root.level
-    stream = io.StringIO()
-    yield stream
-    for handler in [handler for handler in root.handlers if handler not in before]:
-        root.removeHandler(handler)
-    root.setLevel(level)
 
 
 class Journal(Observer):
@@ -188,85 +175,6 @@ async def test_a47_handler_that_does_not_end_leaves_a_record() -> None:
     (record,) = journal.records
     assert (record.verdict, record.stage, record.faults) == ("tempfail", "mail", 1)
     assert ("fault", "on_mail", "abandoned") in journal.told
-
-
-# Ids in a milter's own lines
-
-_own = logging.getLogger("tests.own")
-
-
-class Talking(Milter):
-    """Logs from the loop, from a thread, from a task and from a thread of its own."""
-
-    async def on_connect(self, hostname: str, client: SocketInfo) -> None:
-        _own.info("connect")
-
-    def on_rcpt(self, recipient: str, params: list[str]) -> None:
-        _own.info("thread")
-
-    async def on_eom(self, actions: EomActions) -> Status:
-        _own.info("loop")
-        await asyncio.create_task(self._task())
-        await asyncio.to_thread(_own.info, "own thread")
-        return Status.ACCEPT
-
-    async def _task(self) -> None:
-        _own.info("task")
-
-
-async def test_own_lines_carry_the_ids(output: io.StringIO) -> None:
-    handler = install("json", stream=output)
-    async with Server(Talking, "inet:0") as server, Mta.connected(server.sockets[0]) as mta:
-        mta.writer.write(OFFER + CONNECT + MAIL + QUEUE_ID + RCPT + EOM + QUIT)
-        await mta.reader.read()
-    logging.getLogger().removeHandler(handler)
-    lines = [json.loads(line) for line in output.getvalue().splitlines()]
-    own = {line["message"]: line.get("queue_id") for line in lines if line["logger"] == "tests.own"}
-    assert own == {
-        "connect": None,
-        "thread": "4XyZ1",
-        "loop": "4XyZ1",
-        "task": "4XyZ1",
-        "own thread": "4XyZ1",
-    }
-    ids = {line["session_id"] for line in lines if line["logger"] == "tests.own"}
-    (mail,) = (line for line in lines if line["logger"] == "aiomilter.message")
-    assert ids == {mail["session_id"]}
-    assert mail["queue_id"] == "4XyZ1"
-    assert "session_id" not in mail["mail"]
-    assert mail["message"] == "accept at eom"
-    assert current_ids() == (None, None)
-
-
-async def test_lines_after_a_handler_that_was_given_up_carry_the_ids() -> None:
-    seen: list[tuple[str | None, str | None]] = []
-
-    class Deaf(Milter):
-        async def on_connect(self, hostname: str, client: SocketInfo) -> None:
-            seen.append(current_ids())
-            while not ended.is_set():
-                try:
-                    await ended.wait()
-                except asyncio.CancelledError:
-                    pass
-
-        async def on_helo(self, hostname: str) -> None: ...
-
-        async def on_close(self) -> None:
-            seen.append(current_ids())
-
-    ended = asyncio.Event()
-    config = Config(handler_timeout=0.02, stop_grace=0)
-    async with (
-        Server(Deaf, "inet:0", config=config) as server,
-        Mta.connected(server.sockets[0]) as mta,
-    ):
-        mta.writer.write(OFFER + CONNECT)
-        await asyncio.wait_for(mta.reader.readexactly(5), 5)
-        mta.writer.write(HELO + QUIT)
-        await until_true(lambda: len(seen) == 2)
-        ended.set()
-    assert seen[0] == seen[1] != (None, None)
 
 
 # Formats

@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import signal
 import socket
 from pathlib import Path
 
 import pytest
 
-from aiomilter.aio import runner
+from aiomilter.aio import reloads as reloads_module
 from aiomilter.aio.notify import Notifier
+from aiomilter.aio.reloads import Reloads
 from tests.aio.program import Program
-from tests.aio.serving import errors
+from tests.aio.serving import errors, until_true, warnings
 from tests.mta import HELO, MAIL, QUIT, RCPT, Mta
 
 # Both loops are in the program, not around the test.
 one_loop = pytest.mark.asyncio(loop_factories=["asyncio"])
+LIMIT_S = 60.0
 
 
 @one_loop
@@ -49,6 +52,7 @@ async def test_p29_systemd_is_told_the_truth(tmp_path: Path, loop: str) -> None:
                 while (said := await message()) == "WATCHDOG=1":
                     pass
                 assert said.startswith("RELOADING=1\nMONOTONIC_USEC=")
+                assert "\nEXTEND_TIMEOUT_USEC=65000000\n" in said
                 program.tell("go")
                 while (said := await message()) == "WATCHDOG=1":
                     pass
@@ -147,7 +151,7 @@ async def settled() -> None:
 
 async def test_a58_signals_during_a_reload_bring_one_more() -> None:
     hook = Hook()
-    reloads = runner._Reloads(hook, Notifier({}))
+    reloads = Reloads(hook, Notifier({}), LIMIT_S)
     reloads.open("serving")
     for _ in range(3):
         reloads.ask()
@@ -163,7 +167,7 @@ async def test_a58_signals_during_a_reload_bring_one_more() -> None:
 
 async def test_a58_a_signal_before_the_start_waits_for_it() -> None:
     hook = Hook()
-    reloads = runner._Reloads(hook, Notifier({}))
+    reloads = Reloads(hook, Notifier({}), LIMIT_S)
     reloads.ask()
     await settled()
     assert hook.begun == 0
@@ -175,7 +179,7 @@ async def test_a58_a_signal_before_the_start_waits_for_it() -> None:
 
 async def test_a58_the_end_of_the_program_ends_a_reload() -> None:
     hook = Hook()
-    reloads = runner._Reloads(hook, Notifier({}))
+    reloads = Reloads(hook, Notifier({}), LIMIT_S)
     reloads.open("serving")
     reloads.ask()
     await settled()
@@ -185,6 +189,79 @@ async def test_a58_the_end_of_the_program_ends_a_reload() -> None:
     await settled()
     assert hook.begun == 1
     assert not hook.let.locked()
+
+
+class Told(Notifier):
+    """Keeps what the service manager is told."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.told: list[str] = []
+
+    def _send(self, *lines: str) -> None:
+        self.told.append(lines[0])
+
+
+async def test_a_reload_that_hangs_is_cancelled_and_the_next_one_comes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    hook, told = Hook(), Told()
+    reloads = Reloads(hook, told, 0.05)
+    reloads.open("serving")
+    reloads.ask()
+    await settled()
+    reloads.ask()
+    assert len(warnings(caplog)) == 1
+    assert re.fullmatch(
+        r"SIGHUP: the reload before has been running for 0\.\d s, and is cancelled after 0\.05 s; "
+        r"there is one more when it has ended",
+        warnings(caplog)[0],
+    )
+    await until_true(lambda: hook.begun == 2)
+    assert errors(caplog) == ["the reload has not ended within 0.05 s and was cancelled"]
+    hook.let.release()
+    await until_true(lambda: told.told[-1] == "READY=1" and len(told.told) == 5)
+    assert told.told == ["READY=1", *2 * ["RELOADING=1", "READY=1"]]
+    assert caplog.messages[-1].startswith("reloaded in 0.")
+    # Nothing hinders another one.
+    reloads.ask()
+    await settled()
+    assert hook.begun == 3
+    reloads.close()
+    await settled()
+
+
+async def test_a_reload_that_cannot_be_cancelled_is_left_to_itself(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reloads_module, "_CANCEL_GRACE_S", 0.01)
+    release = asyncio.Event()
+    begun = 0
+
+    async def stubborn() -> None:
+        nonlocal begun
+        begun += 1
+        while not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await release.wait()
+
+    told = Told()
+    reloads = Reloads(stubborn, told, 0.01)
+    reloads.open("serving")
+    reloads.ask()
+    await until_true(lambda: len(told.told) == 3)
+    assert told.told == ["READY=1", "RELOADING=1", "READY=1"]
+    (line,) = errors(caplog)
+    assert line == (
+        "the reload has not ended within 0.01 s and was cancelled; it goes on all the same, and is "
+        "left to itself"
+    )
+    release.set()
+    reloads.ask()
+    await until_true(lambda: len(told.told) == 5)
+    assert begun == 2
+    assert len(errors(caplog)) == 1
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
@@ -201,7 +278,7 @@ async def test_a58_a_fault_in_a_reload_is_logged_and_no_more(
     async def fail_later() -> None:
         fail()
 
-    reloads = runner._Reloads(fail_later if is_coroutine else fail, Notifier({}))
+    reloads = Reloads(fail_later if is_coroutine else fail, Notifier({}), LIMIT_S)
     reloads.open("serving")
     for count in (1, 2):
         reloads.ask()
@@ -214,7 +291,7 @@ async def test_a58_without_a_hook_the_signal_is_ignored(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    reloads = runner._Reloads(None, Notifier({}))
+    reloads = Reloads(None, Notifier({}), LIMIT_S)
     reloads.open("serving")
     reloads.ask()
     assert caplog.messages == ["SIGHUP is ignored: there is nothing to reload"]

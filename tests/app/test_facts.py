@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from aiomilter import Milter, SocketInfo
+from aiomilter.app import context
 from aiomilter.app.facts import Facts, SessionLog, fact
 from aiomilter.session.macros import MacroStore
 from aiomilter.wire.commands import Connect
+
+
+@pytest.fixture(autouse=True)
+def _no_context_stays() -> Iterator[None]:
+    """What is entered outside of any task would be there for all other tests."""
+    yield
+    context._current.set(None)
 
 
 def facts_with(queue_id: bytes | None = None) -> Facts:

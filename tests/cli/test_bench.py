@@ -81,9 +81,9 @@ def test_json_has_everything() -> None:
     with served(counting()) as address:
         _, document = bench(address, "-n", "20", "-c", "2")
     assert list(document) == [
-        "format", "version", "address", "connections", "connections_opened", "messages", "failed",
-        "elapsed_s", "messages_per_s", "verdicts", "errors", "interrupted", "given_up", "message",
-        "stages", "histogram", "exit_code",
+        "format", "version", "address", "connections", "connections_opened", "hang_ups",
+        "messages", "failed", "elapsed_s", "messages_per_s", "verdicts", "errors", "interrupted",
+        "given_up", "message", "stages", "histogram", "exit_code",
     ]  # fmt: skip
     times = document["message"]
     assert list(times) == ["count", "p50", "p90", "p95", "p99", "max", "mean"]
@@ -166,6 +166,46 @@ def test_a_verdict_at_connect_ends_the_connection(verdict: str, name: str) -> No
     assert document["verdicts"] == {name: 6}
     assert document["connections_opened"] == 6
     assert document["message"] == {"count": 0}
+
+
+COME_BACK = packet("y", b"421 4.3.2 come back\0")
+
+
+def test_421_ends_the_connection_and_another_one_is_opened() -> None:
+    class Hanging(Milter):
+        """Says 421 to every third message, at its first recipient."""
+
+        messages = 0
+
+        async def on_rcpt(self, recipient: str, params: list[str]) -> Reply | None:
+            Hanging.messages += "1@" in recipient
+            has_enough = "1@" in recipient and not Hanging.messages % 3
+            return Reply(421, "4.3.2", "come back") if has_enough else None
+
+    with served(Hanging) as address:
+        code, document = bench(address, "-n", "9", "-c", "1", "--recipients", "2")
+    assert code == 0
+    assert document["verdicts"] == {"ACCEPT": 6, "TEMPFAIL": 3}
+    # After the last one there is nothing left to open another connection for.
+    assert (document["hang_ups"], document["connections_opened"]) == (3, 3)
+    # The second recipient is not asked about where the first one has ended it all.
+    assert document["stages"]["rcpt"]["count"] == 15
+
+
+@pytest.mark.parametrize("letter", ["C", "H", "M", "B", "E"])
+def test_421_hangs_up_at_every_stage(letter: str) -> None:
+    with foreign(answering({"O": AGREED, letter: COME_BACK})) as address:
+        result = called("bench", address, "-n", "4", "-c", "2")
+        _, document = bench(address, "-n", "4", "-c", "2")
+    assert (document["hang_ups"], document["connections_opened"]) == (4, 4)
+    assert document["verdicts"] == {"TEMPFAIL": 4}
+    assert "4  connections closed, as the milter said 421" in result.stdout
+
+
+def test_what_only_begins_with_4_hangs_up_on_nobody() -> None:
+    with foreign(answering({"O": AGREED, "M": packet("y", b"420 4.3.2 later\0")})) as address:
+        _, document = bench(address, "-n", "4", "-c", "1")
+    assert (document["hang_ups"], document["connections_opened"]) == (0, 1)
 
 
 def test_skip_leaves_out_the_rest_of_the_body() -> None:

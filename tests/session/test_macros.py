@@ -300,3 +300,21 @@ def test_macros_ahead_of_the_next_session_are_kept() -> None:
     driver = negotiated(then=CONNECT + HELO + SHORT_MESSAGE)
     driver.feed(QUIT_NC + macros("C", b"j", b"mx") + CONNECT)
     assert driver.session.macros.visible() == {b"j": b"mx"}
+
+
+def test_macros_of_a_message_that_gives_way_to_the_next_are_still_to_be_had() -> None:
+    driver = negotiated(then=CONNECT + HELO + macros("M", b"i", b"Q1") + MAIL)
+    store = driver.session.macros
+    driver.session.receive_data(
+        macros("M", b"i", b"Q2", b"{mail_addr}", b"a") + macros("M", b"i", b"Q3") + MAIL
+    )
+    assert driver.session.next_event() == MessageAborted()
+    assert store.visible() == {b"i": b"Q3"}
+    assert store.visible_in_ended_message() == {b"i": b"Q1"}
+
+
+def test_macros_of_a_message_that_was_aborted_are_those_that_are_visible() -> None:
+    driver = negotiated(then=CONNECT + HELO + macros("M", b"i", b"Q1") + MAIL)
+    driver.session.receive_data(ABORT + macros("M", b"i", b"Q2") + MAIL)
+    assert driver.session.next_event() == MessageAborted()
+    assert driver.session.macros.visible_in_ended_message() == {b"i": b"Q1"}

@@ -443,10 +443,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def _finish_batch(self) -> None:
         """All that was read has been served: send the answers and look forward to more."""
-        session, line, dispatcher = self._session, self._line, self._dispatcher
+        session, line = self._session, self._line
         assert line is not None
-        if dispatcher.watch is not None:
-            dispatcher.settle()
+        if not session.message_is_open:
+            self._dispatcher.settle()
         if session.outgoing:
             line.write(session.data_to_send())
         if line.is_reading_paused:

@@ -4,7 +4,9 @@ Rules of this file:
 
 - It runs in the event loop that serves mail, so that a loop that is blocked fails the health
   check. What is slow, the making of the metrics, runs in a thread.
-- One request a connection; size, time and number of connections are bounded.
+- One request a connection; size, time and number of connections are bounded. Without descriptors
+  accepting pauses, as for connections of MTAs.
+- It holds up no end: its threads are daemons, and what is in progress is cut off.
 - There is no encryption and no password: it belongs on the loopback or an inner network.
 """
 
@@ -12,12 +14,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
+import socket
 from collections.abc import Callable
 from http import HTTPStatus
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Self, TypeAlias, cast
 
+from aiomilter.aio.acceptor import Acceptor
+from aiomilter.aio.listeners import Listener
+from aiomilter.aio.threads import WorkerThreads
 from aiomilter.app.text import describe_error
 from aiomilter.errors import ConfigError
 
@@ -32,6 +39,8 @@ _MAX_HEAD_BYTES = 8192
 _MAX_CONNECTIONS = 16
 """A scraper and a health check need two."""
 _TIMEOUT_S = 5.0
+_THREADS = 2
+_BACKLOG = 64
 _TEXT = "text/plain; charset=utf-8"
 
 
@@ -60,19 +69,30 @@ class MetricsServer:
         self._render = render
         self._host = host
         self._port = port
-        self._is_healthy = is_healthy
+        self._conditions = [] if is_healthy is None else [is_healthy]
         self._timeout_s = timeout_s
-        self._server: asyncio.Server | None = None
+        self._acceptors: list[Acceptor] = []
+        self._sockets: list[socket.socket] = []
+        self._threads = WorkerThreads(_THREADS)
+        self._protocols: set[asyncio.BaseProtocol] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._has_failed = False
 
     @property
     def port(self) -> int:
         """The port that is listened on; 0 while it is not open."""
-        if self._server is None or not self._server.sockets:
+        if not self._sockets:
             return 0
-        port: int = self._server.sockets[0].getsockname()[1]
+        port: int = self._sockets[0].getsockname()[1]
         return port
+
+    def require(self, condition: Callable[[], bool]) -> None:
+        """Have ``/healthz`` answer 503 also while a condition does not hold.
+
+        Args:
+            condition: Must not block.
+        """
+        self._conditions.append(condition)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -92,30 +112,68 @@ class MetricsServer:
         Raises:
             ConfigError: The address cannot be listened on.
         """
+        loop = asyncio.get_running_loop()
         try:
-            self._server = await asyncio.start_server(
-                self._serve, self._host, self._port, limit=_MAX_HEAD_BYTES
+            found = await loop.getaddrinfo(
+                self._host or None, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
+            for family, address in dict.fromkeys((entry[0], entry[4]) for entry in found):
+                self._sockets.append(_bound(family, address))
         except OSError as error:
+            self._close_sockets()
             raise ConfigError(
-                f"the metrics cannot be served on {self._host}:{self._port}: {error.strerror}"
-            ) from None
-        _logger.info("metrics on http://%s:%d/metrics", self._host, self.port)
+                f"the metrics cannot be served on {self._shown_host}:{self._port}: {error.strerror}"
+            ) from error
+        self._threads = WorkerThreads(_THREADS)
+        label = f"http://{self._shown_host}:{self.port}/metrics"
+        for sock in self._sockets:
+            listener = Listener(sock, label)
+            self._acceptors.append(
+                Acceptor(listener, self._make_protocol, self._protocols.discard, loop)
+            )
+        _logger.info("metrics on %s", label)
 
     async def stop(self) -> None:
         """Close everything at once."""
-        if self._server is None:
-            return
-        self._server.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors.clear()
+        self._close_sockets()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
+        self._threads.close()
+
+    @property
+    def _shown_host(self) -> str:
+        return f"[{self._host}]" if ":" in self._host else self._host
+
+    def _close_sockets(self) -> None:
+        for sock in self._sockets:
+            sock.close()
+        self._sockets.clear()
+
+    def _make_protocol(self, sock: socket.socket, label: str) -> asyncio.BaseProtocol | None:
+        del sock, label
+        if len(self._protocols) >= _MAX_CONNECTIONS:
+            return None
+        reader = asyncio.StreamReader(limit=_MAX_HEAD_BYTES)
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                await self._serve(reader, writer)
+            finally:
+                self._protocols.discard(protocol)
+
+        protocol = asyncio.StreamReaderProtocol(reader, serve)
+        self._protocols.add(protocol)
+        return protocol
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        if len(self._tasks) >= _MAX_CONNECTIONS:
+        if not self._acceptors:
+            # It was accepted in the moment of the end.
             writer.transport.abort()
             return
         self._tasks.add(task)
@@ -149,7 +207,7 @@ class MetricsServer:
             case "/metrics":
                 return await self._answer_metrics(_accepted(fields), with_body)
             case "/healthz":
-                is_healthy = self._is_healthy is None or self._is_healthy()
+                is_healthy = all(condition() for condition in self._conditions)
                 status = HTTPStatus.OK if is_healthy else HTTPStatus.SERVICE_UNAVAILABLE
                 return _response(status, with_body=with_body)
             case _:
@@ -157,7 +215,8 @@ class MetricsServer:
 
     async def _answer_metrics(self, accept: str, with_body: bool) -> bytes:
         try:
-            body, media_type = await asyncio.to_thread(self._render, accept)
+            made = await self._threads.run(functools.partial(self._render, accept))
+            body, media_type = cast("tuple[bytes, str]", made)
         except Exception as error:
             # Once: a scraper comes again and again.
             if not self._has_failed:
@@ -166,6 +225,22 @@ class MetricsServer:
                 _logger.exception("the metrics could not be made, logged once: %s", reason)
             return _response(HTTPStatus.INTERNAL_SERVER_ERROR, with_body=with_body)
         return _response(HTTPStatus.OK, body, media_type, with_body=with_body)
+
+
+def _bound(family: int, address: tuple[object, ...]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # For IPv4 there is a socket of its own, if it was asked for.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setblocking(False)
+        sock.bind(address)
+        sock.listen(_BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def parse_metrics_address(text: str) -> tuple[str, int]:

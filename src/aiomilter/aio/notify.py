@@ -59,11 +59,19 @@ class Notifier:
         """
         self._send("READY=1", _status(status))
 
-    def reloading(self) -> None:
-        """Tell that a reload has begun; `ready` tells of its end."""
+    def reloading(self, seconds: float) -> None:
+        """Tell that a reload has begun; `ready` tells of its end.
+
+        Args:
+            seconds: How long it may take. systemd does not take it for failed before, even if
+                TimeoutStartSec= is shorter.
+        """
         # By sd_notify(3) in microseconds of CLOCK_MONOTONIC, which is this one on Linux.
         self._send(
-            "RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", _status("reloading")
+            "RELOADING=1",
+            f"MONOTONIC_USEC={time.monotonic_ns() // 1000}",
+            _extension(seconds),
+            _status("reloading"),
         )
 
     def stopping(self, seconds: float, status: str) -> None:
@@ -74,8 +82,7 @@ class Notifier:
                 is shorter.
             status: For ``systemctl status``.
         """
-        extension = f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}"
-        self._send("STOPPING=1", extension, _status(status))
+        self._send("STOPPING=1", _extension(seconds), _status(status))
 
     def alive(self) -> None:
         """Tell that the event loop turns: the watchdog's sign of life."""
@@ -143,6 +150,10 @@ def _socket_name(text: str) -> str | None:
         return f"\0{text[1:]}"
     # Other forms, such as vsock:, are for virtual machines.
     return text if text.startswith("/") else None
+
+
+def _extension(seconds: float) -> str:
+    return f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}"
 
 
 def _status(text: str) -> str:

@@ -119,6 +119,7 @@ class Server:
         self._all_done = asyncio.Event()
         self._all_done.set()
         self._hurried = asyncio.Event()
+        self._is_started = False
         self._is_stopped = False
         self._threads = WorkerThreads(self.config.max_threads)
         self._shared = Shared(self.config, self._threads, observers=observers)
@@ -143,6 +144,11 @@ class Server:
         """The number of connections that are open."""
         return len(self._connections)
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether connections are accepted: the start is complete, and no stop has begun."""
+        return self._is_started and not self._is_stopped
+
     async def __aenter__(self) -> Self:
         await self.start()
         return self
@@ -159,13 +165,16 @@ class Server:
         """Enter the lifespan, open the sockets and accept connections.
 
         Raises:
-            ConfigError: An address cannot be listened on; nothing stays open.
+            ConfigError: An address cannot be listened on, or the server was stopped meanwhile;
+                nothing stays open.
         """
         if self._is_stopped or self._listeners:
             raise ConfigError("a server starts once: make another one")
         try:
             if self._lifespan is not None:
                 await self._exit_stack.enter_async_context(_lifespan_of(self._lifespan))
+            if self._is_stopped:
+                raise ConfigError("the server was stopped before its start was complete")
             loop = asyncio.get_running_loop()
             self._admission = Admission(self.config, loop.time)
             self._listeners = open_listeners(self._listen, self.config)
@@ -174,6 +183,7 @@ class Server:
                     Acceptor(listener, self._make_protocol, self._note_failure, loop)
                 )
                 _logger.info("listening on %s", listener.description)
+            self._is_started = True
         except BaseException:
             await self.stop(0)
             raise
@@ -205,6 +215,11 @@ class Server:
             await self._let_finish(grace)
         finally:
             # Also if nobody waits for it any more.
+            if grace and self._connections:
+                _logger.warning(
+                    "the time for messages in progress is over: %d connections are cut short",
+                    len(self._connections),
+                )
             for connection in tuple(self._connections):
                 connection.cut_short()
             self._hurried.clear()

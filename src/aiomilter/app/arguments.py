@@ -41,8 +41,17 @@ def _connect_arguments(facts: Facts, event: Connect) -> tuple[object, ...]:
 
 
 def _helo_arguments(facts: Facts, event: Helo) -> tuple[object, ...]:
+    # There is no message: it does not count as one of the last one's.
+    facts.end_message()
+    facts.context.enter()
     facts.helo_name = decode_text(event.hostname)
     return (facts.helo_name,)
+
+
+def _unknown_arguments(facts: Facts, event: Unknown) -> tuple[object, ...]:
+    # It may come between two messages, or within one.
+    facts.context.enter()
+    return (decode_text(event.line),)
 
 
 # Event and arguments belong together by their types, which a table cannot express.
@@ -61,6 +70,6 @@ ARGUMENTS: dict[type[Event], _Arguments] = {
     ),
     EndOfHeaders: lambda _facts, _event: (),
     Body: lambda _facts, event: (event.chunk,),
-    Unknown: lambda _facts, event: (decode_text(event.line),),
+    Unknown: _unknown_arguments,
 }
 """What a handler is given for an event; the end of a message is not among them."""

@@ -2,8 +2,10 @@
 
 Rules of this file:
 
-- It is set when a session and when a message begins, not for each command: what it holds looks up
-  the queue id, which MTAs tell late, when somebody asks.
+- It is set when a session and when a message begins, and for the few handlers that are called
+  between messages, not for each command: what it holds looks up the queue id, which MTAs tell
+  late, when somebody asks.
+- Between two messages there is no queue id: the macros that are still there are the last one's.
 - Tasks and threads that a handler starts inherit it. One that is still at work when the next
   message begins keeps what it knew, and is never shown the ids of another message.
 """
@@ -17,7 +19,7 @@ __all__ = ["MessageContext", "current_context"]
 
 
 class MessageContext:
-    """The ids of a message, or of a session ahead of its first message.
+    """The ids of a message, or of a session ahead of its first message or between two of them.
 
     Attributes:
         session_id: The SMTP session.
@@ -25,15 +27,15 @@ class MessageContext:
 
     __slots__ = ("_look_up", "_queue_id", "session_id")
 
-    def __init__(self, session_id: str, look_up: Callable[[], str | None]) -> None:
+    def __init__(self, session_id: str, look_up: Callable[[], str | None] | None) -> None:
         """Begin, without entering it.
 
         Args:
             session_id: The SMTP session.
-            look_up: Returns the queue id, or None as long as there is none.
+            look_up: Returns the queue id, or None as long as there is none; None between messages.
         """
         self.session_id = session_id
-        self._look_up: Callable[[], str | None] | None = look_up
+        self._look_up = look_up
         self._queue_id: str | None = None
 
     @property
@@ -43,12 +45,18 @@ class MessageContext:
             self._queue_id = self._look_up()
         return self._queue_id
 
+    def keep_queue_id(self, queue_id: str | None) -> None:
+        """Take the queue id, unless it is known, and look it up no more."""
+        if self._queue_id is None:
+            self._queue_id = queue_id
+        self._look_up = None
+
     def enter(self) -> None:
         """Make it the current one, in this task and those that it starts from now on."""
         _current.set(self)
 
     def end(self) -> None:
-        """Note that the message is over: what comes over the wire now is another's."""
+        """Note that another message begins: what comes over the wire now is that one's."""
         self._look_up = None
 
 

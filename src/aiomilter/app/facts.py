@@ -7,7 +7,7 @@ from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from aiomilter.app.context import MessageContext
-from aiomilter.app.macros import Macros
+from aiomilter.app.macros import Macros, decode_macros
 from aiomilter.app.socket_info import SocketInfo
 from aiomilter.app.text import decode_text
 from aiomilter.errors import escape
@@ -23,11 +23,16 @@ _Value = TypeVar("_Value")
 
 
 class Facts:
-    """The facts of one SMTP session; those of a message are renewed with each message."""
+    """The facts of one SMTP session; those of a message are renewed with each message.
+
+    Attributes:
+        context: The ids that log lines have now.
+    """
 
     __slots__ = (
         "_client",
         "_macros",
+        "_of_message",
         "connect",
         "context",
         "helo_name",
@@ -49,6 +54,8 @@ class Facts:
         self.recipients: list[str] = []
         self.log: SessionLog | None = None
         self.context = MessageContext(session_id, self._queue_id)
+        # Of the message in hand, or the last one.
+        self._of_message: MessageContext | None = None
         self._client: SocketInfo | None = None
         self._macros: Macros | None = None
 
@@ -56,9 +63,26 @@ class Facts:
         """Forget the message before."""
         self.sender = None
         self.recipients = []
-        self.context.end()
-        self.context = MessageContext(self.session_id, self._queue_id)
+        (self._of_message or self.context).end()
+        self.context = self._of_message = MessageContext(self.session_id, self._queue_id)
         self.context.enter()
+
+    def end_message(self) -> None:
+        """Note that there is no message: log lines have no queue id until the next one begins.
+
+        What a message has left at work keeps its own.
+        """
+        if self.context is self._of_message:
+            self.context = MessageContext(self.session_id, None)
+
+    def macros_of_aborted(self) -> dict[str, str]:
+        """Return the macros of a message that is given up, without those that came for the next.
+
+        The queue id of log lines is then the one among them.
+        """
+        found = decode_macros(self.macro_store.visible_in_ended_message())
+        self.context.keep_queue_id(found.get("i"))
+        return found
 
     @property
     def hostname(self) -> str | None:
@@ -105,7 +129,7 @@ class SessionLog(logging.LoggerAdapter[logging.Logger]):
     ) -> tuple[str, MutableMapping[str, Any]]:
         """Add the ids to a line."""
         facts = self._facts
-        queue_id = facts.queue_id
+        queue_id = facts.context.queue_id
         kwargs["extra"] = {
             **(kwargs.get("extra") or {}),
             "session_id": facts.session_id,

@@ -17,17 +17,18 @@ from aiomilter.app.handlers import Handler, HandlerKind
 from aiomilter.app.host import FaultPolicy, Host
 from aiomilter.app.results import read_result
 from aiomilter.app.running import HandlerRunner
-from aiomilter.app.text import describe_error
+from aiomilter.app.text import decode_text, describe_error
 from aiomilter.errors import MessageLimitExceeded
 from aiomilter.session.events import Event
 from aiomilter.session.filter import FilterSession
 from aiomilter.session.status import Status
 from aiomilter.spec import Options
-from aiomilter.wire.commands import Body, Header
+from aiomilter.wire.commands import Body, Header, Rcpt
 
 __all__ = ["MessageGatherer"]
 
 _CONTINUE = Status.CONTINUE
+_REFUSALS = (Status.REJECT, Status.TEMPFAIL)
 _KEEPS_MESSAGE = (Status.CONTINUE, Status.ACCEPT, Status.SKIP)
 _LEADING_SPACE = int(Options.LEADING_SPACE)
 _EDITS_LIMIT_S = 30.0
@@ -80,7 +81,18 @@ class MessageGatherer(HandlerRunner):
             self._gathering.end()
             self._host.keep(0)
 
-    async def _gather(self, event: Event) -> None:
+    def _note_envelope(self, handler: Handler, event: Event, given: Status) -> None:
+        """Keep the envelope: as facts, and for `on_message`; but no recipient that was refused."""
+        if isinstance(event, Rcpt):
+            if given in _REFUSALS:
+                return
+            if handler.wants_rejected and self._facts.macros.get("{rcpt_mailer}") == "error":
+                return
+            self._facts.recipients.append(decode_text(event.arguments[0]))
+        if self._gathering is not None:
+            self._gathering.take(event)
+
+    async def _gather(self, handler: Handler, event: Event) -> None:
         """Take in an event for `on_message`, and go on.
 
         Raises:
@@ -92,12 +104,12 @@ class MessageGatherer(HandlerRunner):
             if kind is Body and gathering is not None:
                 assert isinstance(event, Body)
                 await self._keep(gathering, event.chunk)
+            elif kind is Header and gathering is not None:
+                gathering.take(event)
             else:
-                if kind is not Header:
-                    # What a milter finds in `self.sender` and its like.
-                    ARGUMENTS[kind](self._facts, event)
-                if gathering is not None:
-                    gathering.take(event)
+                # What a milter finds in `self.sender` and its like.
+                ARGUMENTS[kind](self._facts, event)
+                self._note_envelope(handler, event, _CONTINUE)
         except MessageLimitExceeded as error:
             self._exceed(error)
         else:

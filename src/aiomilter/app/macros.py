@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from aiomilter.app.text import decode_text
 from aiomilter.session.macros import MacroStore
 
-__all__ = ["Macros"]
+__all__ = ["Macros", "decode_macros"]
 
 
 class Macros(Mapping[str, str]):
@@ -32,10 +32,7 @@ class Macros(Mapping[str, str]):
     def _current(self) -> dict[str, str]:
         if self._version != self._store.version:
             self._version = self._store.version
-            self._view = {
-                decode_text(name): decode_text(value)
-                for name, value in self._store.visible().items()
-            }
+            self._view = decode_macros(self._store.visible())
         return self._view
 
     def __getitem__(self, name: str) -> str:
@@ -57,3 +54,8 @@ class Macros(Mapping[str, str]):
 
     def __repr__(self) -> str:
         return f"Macros({self._current()!r})"
+
+
+def decode_macros(macros: Mapping[bytes, bytes]) -> dict[str, str]:
+    """Return macros as text."""
+    return {decode_text(name): decode_text(value) for name, value in macros.items()}

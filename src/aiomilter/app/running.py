@@ -45,7 +45,6 @@ class HandlerRunner:
     """
 
     __slots__ = (
-        "_arguments",
         "_facts",
         "_has_stray",
         "_host",
@@ -64,7 +63,6 @@ class HandlerRunner:
         self._table: HandlerTable | None = None
         self.watch: Watch | None = None
         self._running: Handler | None = None
-        self._arguments: tuple[object, ...] = ()
         self._has_stray = False
 
     @property
@@ -79,7 +77,7 @@ class HandlerRunner:
             FaultError: It failed.
             GoneError: It was cut short because nobody waits for its answer.
         """
-        ticket = self._begin(handler, arguments)
+        ticket = self._begin(handler)
         try:
             if handler.is_async:
                 result = await handler.function(self._milter, *arguments)
@@ -90,7 +88,7 @@ class HandlerRunner:
         self._end(handler, ticket)
         return result
 
-    def _begin(self, handler: Handler, arguments: tuple[object, ...]) -> int:
+    def _begin(self, handler: Handler) -> int:
         """Start a handler's budget; return the ticket for `_end` or `_failed`.
 
         Raises:
@@ -103,7 +101,7 @@ class HandlerRunner:
             if self._has_stray and handler.kind is not HandlerKind.HOOK:
                 reason = "not called: an earlier handler, cut short, is still at work"
                 raise self._fault(handler.name, reason, None, kind="not_called")
-        self._running, self._arguments = handler, arguments
+        self._running = handler
         # Hot path: `_limit_s` without its call.
         limit_s, kind = handler.time_limit_s, handler.kind
         if limit_s is None:

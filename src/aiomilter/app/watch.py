@@ -111,7 +111,8 @@ class Watch:
         self.begin_session()
         if self._is_open:
             self._facts.context.end()
-            self.settle(is_open=False, has_macros=False)
+            # The macros are the next one's.
+            self.settle(is_open=False, macros={})
         self._clear()
         self._is_open = True
         self._began_at = self._clock()
@@ -160,19 +161,21 @@ class Watch:
         if stage == "rcpt" and status in _REFUSALS:
             self._refused += 1
 
-    def settle(self, *, is_open: bool, is_aborted: bool = False, has_macros: bool = True) -> None:
+    def settle(
+        self, *, is_open: bool, is_aborted: bool = False, macros: Mapping[str, str] | None = None
+    ) -> None:
         """Make the record of the message that is over, if there is one.
 
         Args:
             is_open: Whether the message in hand is still open.
             is_aborted: Whether it was given up without a verdict.
-            has_macros: Whether the macros are still those of that message.
+            macros: Those of that message; None for those that are visible.
         """
         if is_open or not self._is_open:
             return
         self._is_open = False
         try:
-            record = self._record(is_aborted, self._facts.macros if has_macros else {})
+            record = self._record(is_aborted, self._facts.macros if macros is None else macros)
         except Exception:
             # A fault of the library: mail comes first.
             _logger.exception("the record of a message could not be made")

@@ -48,10 +48,16 @@ def _exit_code(call: Callable[[], None]) -> int:
     """Call; return the exit code of whatever that has come to, having said what is wrong."""
     import click
 
-    from aiomilter.cli.console import complain, complain_of_a_bug, silence_stdout, stdout_error
+    from aiomilter.cli.console import (
+        complain,
+        complain_of_a_bug,
+        complain_of_an_end,
+        silence_stdout,
+        stdout_error,
+    )
 
     try:
-        code, unwritten = _code_of(call), stdout_error()
+        code, unwritten = _code_of(call, complain_of_an_end), stdout_error()
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -71,13 +77,13 @@ def _exit_code(call: Callable[[], None]) -> int:
     return _WRONG
 
 
-def _code_of(call: Callable[[], None]) -> int:
+def _code_of(call: Callable[[], None], complain_of_an_end: Callable[[str], None]) -> int:
     try:
         call()
     except SystemExit as end:
         if isinstance(end.code, int):
             return end.code
         if end.code is not None:
-            sys.stderr.write(f"{end.code}\n")
+            complain_of_an_end(str(end.code))
             return _WRONG
     return 0

@@ -29,6 +29,9 @@ def print_result(console: Console, result: Result) -> None:
     for verdict, count in result.verdicts.most_common():
         style = _VERDICT_STYLES.get(verdict, "")
         console.print(Text.assemble("  ", (f"{verdict:<9}", style), f"{count:>9,}"))
+    if result.hang_ups:
+        text = f"{result.hang_ups:>9,}  connections closed, as the milter said 421"
+        console.print(Text.assemble("  ", ("hung up  ", "yellow"), text))
     if result.failed:
         console.print(Text.assemble("  ", ("failed   ", "bold red"), f"{result.failed:>9,}"))
         for error, count in result.errors.most_common():
@@ -49,6 +52,7 @@ def result_as_json(plan: Plan, result: Result, exit_code: int) -> str:
         "address": plan.question.address,
         "connections": plan.connections,
         "connections_opened": result.connections,
+        "hang_ups": result.hang_ups,
         "messages": result.messages,
         "failed": result.failed,
         "elapsed_s": result.elapsed_s,

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from aiomilter._version import __version__
-from aiomilter.cli.console import CommandError, quoted, silence_stdout
+from aiomilter.cli.console import CommandError, quoted, silence_stdout, speak_json
 
 __all__ = ["aiomilter"]
 
@@ -58,6 +58,7 @@ class _Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        speak_json(False)
         with _endings():
             return super().parse_args(ctx, args)
 

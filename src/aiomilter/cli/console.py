@@ -4,6 +4,7 @@ Rules of this file:
 
 - What was asked for goes to stdout, everything else to stderr.
 - An error is one line, ``aiomilter: ...``, a sentence that says what to do, and the exit code 2.
+  It is an object if the log is one in JSON: whatever collects that is not to find anything else.
 - What came from the wire or a file is shown through `printable`: no control character of it
   reaches the terminal, and none of it is taken for markup.
 """
@@ -13,15 +14,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Coroutine, Generator
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 from rich.console import Console
 
+from aiomilter import logs
 from aiomilter.app.text import printable
 from aiomilter.errors import MilterError, RemoteProtocolError
 
@@ -29,13 +33,16 @@ __all__ = [
     "CommandError",
     "complain",
     "complain_of_a_bug",
+    "complain_of_an_end",
     "errors_as_sentences",
     "quoted",
     "run_to_end",
     "silence_stdout",
+    "speak_json",
     "stderr",
     "stdout",
     "stdout_error",
+    "warnings_as_lines",
 ]
 
 _T = TypeVar("_T")
@@ -61,7 +68,28 @@ class CommandError(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Write the one line."""
-        click.echo(f"aiomilter: {printable(self.message)}", err=True, file=file)
+        _say(self.message, logging.ERROR, file)
+
+
+_json = logs.JsonFormatter()
+_speaks_json = False
+
+
+def speak_json(wanted: bool) -> None:
+    """Have all that goes to stderr in JSON from now on, or as text."""
+    global _speaks_json  # noqa: PLW0603  (there is one stderr)
+    _speaks_json = wanted
+
+
+def _say(text: str, level: int, file: Any = None, *, with_exception: bool = False) -> None:
+    if _speaks_json:
+        record = logging.LogRecord(
+            "aiomilter", level, "", 0, "%s", (text,), sys.exc_info() if with_exception else None
+        )
+        line = _json.format(record)
+    else:
+        line = f"aiomilter: {printable(text)}"
+    click.echo(line, err=True, file=file)
 
 
 def quoted(text: str) -> str:
@@ -72,14 +100,55 @@ def quoted(text: str) -> str:
 
 def complain(text: str) -> None:
     """Write a line that is no error to stderr."""
-    click.echo(f"aiomilter: {printable(text)}", err=True)
+    _say(text, logging.INFO)
+
+
+def complain_of_an_end(text: str) -> None:
+    """Write what a program was ended with, as by ``sys.exit("...")``, to stderr."""
+    if _speaks_json:
+        _say(text, logging.ERROR)
+    else:
+        sys.stderr.write(f"{text}\n")
 
 
 def complain_of_a_bug() -> None:
     """Show the exception that is being handled, which nobody has foreseen."""
     with contextlib.suppress(OSError):
+        if _speaks_json:
+            text = "this is a fault of aiomilter itself; please report it"
+            _say(text, logging.CRITICAL, with_exception=True)
+            return
         traceback.print_exc()
         complain("this is a fault of aiomilter itself; please report it, with the lines above")
+
+
+@contextlib.contextmanager
+def warnings_as_lines() -> Generator[None]:
+    """Have warnings in JSON, if that is what stderr is in, before logging is set up.
+
+    It may be set up meanwhile by whoever else has to do with warnings.
+    """
+    if not _speaks_json:
+        yield
+        return
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        del file, line
+        _say(f"{filename}:{lineno}: {category.__name__}: {message}", logging.WARNING)
+
+    before, warnings.showwarning = warnings.showwarning, show
+    try:
+        yield
+    finally:
+        if warnings.showwarning is show:
+            warnings.showwarning = before
 
 
 def stdout_error() -> OSError | None:

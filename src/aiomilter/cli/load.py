@@ -6,7 +6,8 @@ Rules of this file:
   agreement with a milter that continues: packets are made once, and sent as they are. Only the
   queue id is another one for each message.
 - Of a reply only the letter is looked at. A milter that breaks finer rules is found by ``check``.
-- A connection that a milter has turned away at CONNECT or HELO has no second message.
+- A connection that a milter has turned away at CONNECT or HELO has no second message, nor has one
+  that was told 421: an MTA then hangs up on its client, and so on the milter.
 - A message that comes to no verdict is a failure, and its connection is opened anew.
 """
 
@@ -49,6 +50,7 @@ _VERDICTS = {
     ord("4"): "TEMPFAIL",
 }
 _REPLY_CODE = ord("y")
+_HANG_UP = "421"
 _ABORT, _QUIT = Abort().encode(), Quit().encode()
 
 
@@ -79,6 +81,7 @@ class Result:
         messages: How many have come to a verdict.
         failed: How many have not.
         connections: How many were opened.
+        hang_ups: How many of them were closed as the milter said 421; each is a verdict, too.
         elapsed_s: How long it took.
         verdicts: How many messages came to each.
         errors: How often what went wrong.
@@ -91,6 +94,7 @@ class Result:
     messages: int = 0
     failed: int = 0
     connections: int = 0
+    hang_ups: int = 0
     elapsed_s: float = 0.0
     verdicts: Counter[str] = field(default_factory=Counter[str])
     errors: Counter[str] = field(default_factory=Counter[str])
@@ -133,6 +137,8 @@ class _Connection:
     Attributes:
         scripts: For the first message, and for all others.
         messages: How many it has had.
+        is_usable: Whether the milter takes messages on it.
+        is_over: Whether the milter has said 421.
     """
 
     stream: Stream
@@ -140,6 +146,7 @@ class _Connection:
     scripts: tuple[_Script, _Script]
     messages: int = 0
     is_usable: bool = True
+    is_over: bool = False
 
 
 class Load:
@@ -248,7 +255,8 @@ class Load:
 
     async def _keep(self, connection: _Connection) -> _Connection | None:
         """Return the connection, or None if it has had its messages."""
-        if connection.is_usable and connection.messages != self._plan.messages_per_connection:
+        has_had_all = connection.messages == self._plan.messages_per_connection
+        if connection.is_usable and not connection.is_over and not has_had_all:
             return connection
         await _close(connection)
         return None
@@ -299,7 +307,13 @@ class Load:
                 data = data.replace(script.queue_id, queue_id)
             if not begin and exchange.stage not in _SESSION_STAGES:
                 begin = perf_counter()
-            progress.take(exchange.stage, await self._ask(connection, exchange.stage, data))
+            answer = await self._ask(connection, exchange.stage, data)
+            if answer == _HANG_UP:
+                self.result.hang_ups += 1
+                connection.is_over = True
+                progress.verdict = "TEMPFAIL"
+                break
+            progress.take(exchange.stage, answer)
             if progress.verdict:
                 break
         if begin:
@@ -310,7 +324,7 @@ class Load:
         return progress.verdict or "ACCEPT"
 
     async def _ask(self, connection: _Connection, stage: str, data: bytes) -> str:
-        """Send packets, and return the answer to the last of them."""
+        """Send packets, and return the answer to the last of them: a verdict, or 421."""
         begin = perf_counter()
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -337,6 +351,8 @@ class Load:
                 continue
             letter, payload = packet
             if letter == _REPLY_CODE:
+                if payload[:3] == b"421":
+                    return _HANG_UP
                 return "TEMPFAIL" if payload[:1] == b"4" else "REJECT"
             verdict = _VERDICTS.get(letter)
             if verdict is not None:

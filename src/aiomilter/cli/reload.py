@@ -21,15 +21,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 from watchfiles import (
     Change,
     PythonFilter,
     awatch,  # pyright: ignore[reportUnknownVariableType]  (names a type of trio)
 )
 
-from aiomilter.app.text import printable
-from aiomilter.cli.console import CommandError
+from aiomilter.cli.console import CommandError, complain
 
 __all__ = ["reload_on_change"]
 
@@ -80,7 +78,7 @@ class _Reloader:
             watching.append(asyncio.ensure_future(self._watch(config_folder, recursive=False)))
         # From here on they watch: no change is lost after the first process has read a file.
         await asyncio.sleep(0)
-        _say(f"watching {self._folder}")
+        complain(f"watching {self._folder}")
         try:
             while not self._stopped.is_set():
                 self._changed.clear()
@@ -103,7 +101,7 @@ class _Reloader:
         try:
             await _first_of(ended, *news, *watching)
             if ended.done() and not self._changed.is_set() and not self._stopped.is_set():
-                _say(
+                complain(
                     f"the milter has ended with exit code {ended.result()}; the next change of a "
                     f"file starts it again"
                 )
@@ -127,7 +125,7 @@ class _Reloader:
         )
         try:
             async for found in changes:
-                _say(f"changed: {_listed(path for _change, path in found)}")
+                complain(f"changed: {_listed(path for _change, path in found)}")
                 self._changed.set()
         except (OSError, RuntimeError) as error:  # of the system, and of watchfiles
             raise CommandError(f"cannot watch {folder} for --reload: {error}") from error
@@ -137,7 +135,7 @@ class _Reloader:
         self._ask_to_end(process)
         await asyncio.wait([ended], timeout=self._patience_s)
         if not ended.done():
-            _say("the milter does not end; killing it")
+            complain("the milter does not end; killing it")
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await ended
@@ -163,7 +161,3 @@ async def _first_of(*futures: asyncio.Future[Any]) -> None:
 
 def _listed(paths: Iterable[str]) -> str:
     return ", ".join(sorted(os.path.relpath(path) for path in paths))
-
-
-def _say(text: str) -> None:
-    click.echo(f"aiomilter: {printable(text)}", err=True)

@@ -14,11 +14,11 @@ import click
 
 from aiomilter import logs
 from aiomilter.aio.metrics_http import MetricsServer, parse_metrics_address
-from aiomilter.aio.runner import new_event_loop, run_until_signal
+from aiomilter.aio.runner import FailedError, new_event_loop, run_until_signal
 from aiomilter.aio.server import Lifespan, MilterFactory, Server
 from aiomilter.app.handlers import handler_table
 from aiomilter.app.milter import Milter
-from aiomilter.cli.console import CommandError, complain
+from aiomilter.cli.console import CommandError, complain, speak_json, warnings_as_lines
 from aiomilter.cli.listening import advice_about
 from aiomilter.cli.loading import (
     load_lifespan,
@@ -34,6 +34,8 @@ from aiomilter.cli.settings import (
     LOG_LEVELS,
     Settings,
     config_options,
+    is_json_asked_for,
+    is_json_wanted,
     settings_as_toml,
     settings_of,
 )
@@ -52,6 +54,8 @@ class _Run(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_ARGUMENTS] = list(args)
+        # Ahead of the first error that there may be.
+        speak_json(is_json_asked_for(args))
         return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -145,6 +149,7 @@ def run(
     filters/greylist.py:Greylist. CLASS can be left out if there is only one milter in the module.
     A function without arguments that returns a milter serves, too.
     """
+    speak_json(is_json_wanted(given, config_file))
     settings = settings_of(given, config_file)
     if check:
         _check(settings)
@@ -162,29 +167,42 @@ def run(
         _serve(settings)
 
 
+def _load(settings: Settings) -> tuple[MilterFactory, Lifespan | None]:
+    with warnings_as_lines():
+        factory = load_milter(settings.milter)
+        return factory, load_lifespan(settings.lifespan) if settings.lifespan else None
+
+
 def _serve(settings: Settings) -> None:
-    factory = load_milter(settings.milter)
-    lifespan = load_lifespan(settings.lifespan) if settings.lifespan else None
+    factory, lifespan = _load(settings)
     _require_address(settings)
     _set_up_logging(settings)
-    observer = _metrics_observer() if settings.metrics else None
+    observer = metrics = None
+    if settings.metrics is not None:
+        observer = _metrics_observer()
+        metrics = MetricsServer(observer.render, *parse_metrics_address(settings.metrics))
     try:
         run_until_signal(
             factory,
             *settings.listen,
             config=settings.config,
-            lifespan=lambda: _served(factory, settings, lifespan, observer),
+            lifespan=lambda: _tried(factory, settings.milter, lifespan),
             uvloop=settings.uvloop,
             observers=() if observer is None else (observer,),
+            metrics=metrics,
         )
     except ConfigError as error:
+        if isinstance(error.__cause__, CommandError):
+            raise error.__cause__ from None
         raise CommandError(f"{error}{advice_about(error)}") from error
+    except FailedError:
+        # The log has said why.
+        raise SystemExit(CommandError.exit_code) from None
 
 
 def _check(settings: Settings) -> None:
     """Do everything short of listening."""
-    factory = load_milter(settings.milter)
-    lifespan = load_lifespan(settings.lifespan) if settings.lifespan else None
+    factory, lifespan = _load(settings)
     try:
         Server(factory, *settings.listen, config=settings.config, lifespan=lifespan)
         loop = new_event_loop(settings.uvloop)
@@ -192,7 +210,7 @@ def _check(settings: Settings) -> None:
         raise CommandError(str(error)) from error
     try:
         if lifespan is None:
-            loop.run_until_complete(_enter(_tried(factory, settings.milter, None)))
+            loop.run_until_complete(_try(factory, settings.milter))
     finally:
         loop.close()
     click.echo(settings_as_toml(settings))
@@ -205,9 +223,8 @@ def _check(settings: Settings) -> None:
         )
 
 
-async def _enter(manager: AbstractAsyncContextManager[None]) -> None:
-    async with manager:
-        pass
+async def _try(factory: MilterFactory, name: str) -> None:
+    try_factory(factory, name)
 
 
 @contextlib.asynccontextmanager
@@ -218,23 +235,11 @@ async def _tried(
     async with contextlib.AsyncExitStack() as stack:
         if lifespan is not None:
             await stack.enter_async_context(_manager_of(lifespan))
-        try_factory(factory, name)
-        yield
-
-
-@contextlib.asynccontextmanager
-async def _served(
-    factory: MilterFactory,
-    settings: Settings,
-    lifespan: Lifespan | None,
-    observer: PrometheusObserver | None,
-) -> AsyncGenerator[None]:
-    """All that is open while the milter serves: the lifespan, and the metrics."""
-    async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(_tried(factory, settings.milter, lifespan))
-        if observer is not None and settings.metrics is not None:
-            host, port = parse_metrics_address(settings.metrics)
-            await stack.enter_async_context(MetricsServer(observer.render, host, port))
+        try:
+            try_factory(factory, name)
+        except CommandError as error:
+            # Which the runner knows for what it is.
+            raise ConfigError(error.message) from error
         yield
 
 
@@ -284,6 +289,7 @@ def _set_up_logging(settings: Settings) -> None:
         log_format: Literal["text", "json"] = "json" if settings.log_format == "json" else "text"
         show_process = settings.workers is not None
         logs.install(log_format, (level or "info").upper(), show_process=show_process)
+        logs.capture_reports()
     elif level is not None:
         root.setLevel(level.upper())
 

@@ -12,12 +12,13 @@ Rules of this file:
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import math
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from datetime import date, datetime, time
 from pathlib import Path
@@ -39,6 +40,8 @@ __all__ = [
     "LOG_LEVELS",
     "Settings",
     "config_options",
+    "is_json_asked_for",
+    "is_json_wanted",
     "settings_as_toml",
     "settings_of",
 ]
@@ -268,6 +271,32 @@ def settings_of(given: Mapping[str, object], path: Path | None) -> Settings:
             values[name] = _checked(name, value, f"--{_dashed(name)}")
             origins[name] = _COMMAND_LINE
     return _settings(values, origins)
+
+
+def is_json_asked_for(arguments: Sequence[str]) -> bool:
+    """Return whether arguments ask for a log in JSON, also if they are wrong otherwise."""
+    found = ""
+    for name, value in zip(arguments, (*arguments[1:], ""), strict=False):
+        if name == "--log-format":
+            found = value
+        elif name.startswith("--log-format="):
+            found = name.partition("=")[2]
+    return found.lower() == "json"
+
+
+def is_json_wanted(given: Mapping[str, object], path: Path | None) -> bool:
+    """Return whether the log is to be in JSON, also if other settings are wrong.
+
+    Args:
+        given: As for `settings_of`.
+        path: The same.
+    """
+    found = given.get("log_format")
+    if found is None and path is not None:
+        with contextlib.suppress(CommandError):
+            table = _table(path)
+            found = table.get("log_format", table.get("log-format"))
+    return isinstance(found, str) and found.lower() == "json"
 
 
 def _settings(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:

@@ -78,6 +78,7 @@ class AnsweringSession:
     Attributes:
         macros: What the MTA has told about the session, by stage.
         actions: The action bits that were agreed; 0 before the negotiation.
+        message_is_open: Whether a message has begun and has no verdict yet.
         outgoing: The packets that `data_to_send` would return; to be looked at only.
     """
 
@@ -88,7 +89,6 @@ class AnsweringSession:
         "_handled",
         "_is_announced",
         "_mail_is_told",
-        "_message_is_open",
         "_offered_options",
         "_options",
         "_options_sent",
@@ -101,6 +101,7 @@ class AnsweringSession:
         "_state",
         "actions",
         "macros",
+        "message_is_open",
         "outgoing",
     )
 
@@ -114,7 +115,7 @@ class AnsweringSession:
         self._offered_options = 0
         self.outgoing: list[bytes] = []
         self._queue: list[Event] = []
-        self._message_is_open = False
+        self.message_is_open = False
         # The state of the command that waits for an answer, and its no-reply bit.
         self._awaiting: int | None = None
         self._awaiting_no_reply = 0
@@ -172,7 +173,7 @@ class AnsweringSession:
             # ACCEPT at MAIL and RCPT and loses the body when it comes at a header.
             is_sent = target == _BODY and self._options_sent & _SKIP_OPTION
             status = _SKIP if is_sent and not self._eom_follows else _CONTINUE
-            self._skipped |= 1 << target if self._message_is_open else 0
+            self._skipped |= 1 << target if self.message_is_open else 0
         packet = _encode_verdict(status, text)
         self._awaiting = None
         if self._eom_follows:
@@ -200,7 +201,7 @@ class AnsweringSession:
         """
         if status not in _ON_A_MESSAGE:
             return True
-        return self._message_is_open and not self._options & _NO_MAIL
+        return self.message_is_open and not self._options & _NO_MAIL
 
     def owe(self, status: Status, text: bytes | None = None) -> None:
         """Give a verdict at the next event that takes one, instead of reporting that event.
@@ -216,7 +217,7 @@ class AnsweringSession:
         A message that has begun towards the MTA may come to its end, also where the milter has
         not been shown anything of it yet.
         """
-        self._spares_message = self._is_announced and not self._message_is_open
+        self._spares_message = self._is_announced and not self.message_is_open
         self._refusal = _encode_verdict(Status.TEMPFAIL, text)
 
     def send_progress(self) -> None:
@@ -263,7 +264,7 @@ class AnsweringSession:
         if target == _UNKNOWN and not self.takes_verdict_at_unknown(status):
             # What is owed stays owed: it is for a message.
             self.outgoing.append(_CONTINUE_PACKET)
-            if status is _ACCEPT and not self._message_is_open:
+            if status is _ACCEPT and not self.message_is_open:
                 self._state = _HELO
             return
         self.outgoing.append(packet)
@@ -280,13 +281,13 @@ class AnsweringSession:
                 self._refusal_of_data = packet if is_told else None
 
     def _begin_message(self) -> None:
-        self._message_is_open = True
+        self.message_is_open = True
         self._refusal_of_data = None
         self.macros.begin_message()
 
     def _end_message(self, next_has_macros: bool = False) -> None:
-        if self._message_is_open:
-            self._message_is_open = False
+        if self.message_is_open:
+            self.message_is_open = False
             self._is_announced = self._spares_message = False
             self._skipped = 0
             self._owed = None

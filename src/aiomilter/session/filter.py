@@ -132,14 +132,9 @@ class FilterSession(AnsweringSession):
         return State(self._state)
 
     @property
-    def message_is_open(self) -> bool:
-        """Whether a message has begun and has no verdict yet."""
-        return self._message_is_open
-
-    @property
     def is_in_transaction(self) -> bool:
         """Whether a message is open, or the MTA's macros tell of one that is not yet shown."""
-        return self._message_is_open or self._is_announced
+        return self.message_is_open or self._is_announced
 
     @property
     def is_unanswered(self) -> bool:
@@ -196,7 +191,7 @@ class FilterSession(AnsweringSession):
         self._awaiting = None
         self._eom_follows = False
         self._queue.clear()
-        if self._message_is_open:
+        if self.message_is_open:
             self._end_message()
             self._queue.append(MessageAborted())
         if self._started:
@@ -279,7 +274,7 @@ class FilterSession(AnsweringSession):
             event = decode(payload)
         may_answer = not self._options & no_reply
         starts = False
-        if not self._message_is_open:
+        if not self.message_is_open:
             self._state = target
             if self._refusal is not None and not self._spares_message:
                 if may_answer:
@@ -296,7 +291,7 @@ class FilterSession(AnsweringSession):
         if self._owed is not None and may_answer:
             event = None
             self._conclude(target, *self._owed)
-            starts = starts and self._message_is_open
+            starts = starts and self.message_is_open
         elif event is None or self._owed is not None:
             # A message that is already lost is not shown to the milter any more.
             event = None
@@ -322,7 +317,7 @@ class FilterSession(AnsweringSession):
         if is_unseen_mail:
             self._mail_is_told = True
             self._refusal_of_data = None
-        is_next = is_unseen_mail and self._message_is_open
+        is_next = is_unseen_mail and self.message_is_open
         if is_next:
             self._state = _HELO
             self._end_message(next_has_macros=True)
@@ -340,7 +335,7 @@ class FilterSession(AnsweringSession):
 
     def _receive_end_of_message(self, payload: bytes) -> Event | None:
         self._state = _EOM
-        starts = not self._message_is_open
+        starts = not self.message_is_open
         if starts:
             if self._refusal is not None and not self._spares_message:
                 self._conclude(_EOM, _TEMPFAIL, self._refusal)
@@ -390,7 +385,7 @@ class FilterSession(AnsweringSession):
         letter = packet[0]
         before = State(self._state)
         self._state = _HELO
-        if move == ABORTS or (move == ABORTS_AND_SWALLOWS and self._message_is_open):
+        if move == ABORTS or (move == ABORTS_AND_SWALLOWS and self.message_is_open):
             # Once more from HELO, to be processed, or swallowed, there.
             self._held = packet
             return self._abort_message(has_macros)
@@ -450,7 +445,7 @@ class FilterSession(AnsweringSession):
         self._refusal_of_data = None
 
     def _abort_message(self, next_has_macros: bool = False) -> Event | None:
-        if not self._message_is_open:
+        if not self.message_is_open:
             return None
         self._end_message(next_has_macros)
         return MessageAborted()

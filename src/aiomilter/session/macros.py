@@ -37,7 +37,7 @@ class MacroStore:
         version: Changes whenever the macros do, so that a view may be kept until then.
     """
 
-    __slots__ = ("_recent", "_sets", "_stale_sets", "version")
+    __slots__ = ("_ended_sets", "_overwritten", "_recent", "_sets", "_stale_sets", "version")
 
     def __init__(self) -> None:
         # Hot path: Postfix sends a set ahead of every command and few are ever looked at, so
@@ -45,8 +45,12 @@ class MacroStore:
         # Many connections wait and have none: nothing is kept for them.
         self._sets: list[bytes | None] | None = None
         self._stale_sets: list[bytes | None] | None = None
-        # The slots that were sent ahead of the command that is being processed, as bits.
+        # The slots that were sent ahead of the command that is being processed, as bits; and what
+        # these have taken the place of.
         self._recent = 0
+        self._overwritten: list[bytes | None] = []
+        # Those of a message that was over only when the next one's were there.
+        self._ended_sets: list[bytes | None] | None = None
         self.version = 0
 
     def store(self, payload: bytes, follows_macros: bool = False) -> bool:
@@ -67,8 +71,11 @@ class MacroStore:
             return False
         if self._sets is None:
             self._sets = [None] * len(MACRO_SLOTS)
+            self._overwritten = self._sets.copy()
+        if not self._recent >> slot & 1:
+            self._recent |= 1 << slot
+            self._overwritten[slot] = self._sets[slot]
         self._sets[slot] = payload
-        self._recent |= 1 << slot
         self.version += 1
         return True
 
@@ -89,13 +96,16 @@ class MacroStore:
             by_next_command: The message is over because another command came in its place; what
                 was sent ahead of that is its own.
         """
+        self._ended_sets = None
         if self._sets is None:
             return
         stale = self._stale_sets = self._sets.copy()
         if by_next_command:
-            for slot in range(len(stale)):
+            ended = self._ended_sets = self._sets.copy()
+            for slot, before in enumerate(self._overwritten):
                 if self._recent >> slot & 1:
                     stale[slot] = None
+                    ended[slot] = before
 
     def begin_message(self) -> None:
         """Forget what belongs to the message before this one."""
@@ -111,14 +121,25 @@ class MacroStore:
 
     def visible(self) -> dict[bytes, bytes]:
         """Return the macros that a handler sees now, by name; ``i`` for ``{i}``."""
-        found: dict[bytes, bytes | None] = {}
-        for payload in reversed(self._sets or ()):
-            if payload is None:
-                continue
-            strings: list[bytes | None] = list(split_strings(payload[1:]))
-            if len(strings) % 2:
-                strings.append(None)
-            for name, value in zip(strings[::2], strings[1::2], strict=True):
-                if name:
-                    found.setdefault(_plain_name(name), value)
-        return {name: value for name, value in found.items() if value is not None}
+        return _visible(self._sets)
+
+    def visible_in_ended_message(self) -> dict[bytes, bytes]:
+        """Return the macros of the message that has just ended, by name.
+
+        They are those of `visible`, but for what the command has brought that came in its place.
+        """
+        return _visible(self._sets if self._ended_sets is None else self._ended_sets)
+
+
+def _visible(sets: list[bytes | None] | None) -> dict[bytes, bytes]:
+    found: dict[bytes, bytes | None] = {}
+    for payload in reversed(sets or ()):
+        if payload is None:
+            continue
+        strings: list[bytes | None] = list(split_strings(payload[1:]))
+        if len(strings) % 2:
+            strings.append(None)
+        for name, value in zip(strings[::2], strings[1::2], strict=True):
+            if name:
+                found.setdefault(_plain_name(name), value)
+    return {name: value for name, value in found.items() if value is not None}

@@ -78,6 +78,9 @@ def footer_edit(headers: Sequence[Header], body: Body, footer: str) -> FooterEdi
     new, replaced = changed
     if not part.depth:
         return FooterEdit(0, len(window), new, replaced)
+    if not window.startswith((b"\r", b"\n"), part.end) and part.end < len(window):
+        # An empty part: the line end ahead of the delimiter is that of its headers.
+        new += b"\r\n"
     head = _head(part, window, dict(replaced)) if replaced else window[part.start : part.content]
     return FooterEdit(part.start, part.end, head + new)
 
