@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import socket
 import sys
 import tempfile
 import threading
@@ -28,54 +27,17 @@ from types import CodeType, FrameType
 from typing import Any, TypeVar, cast
 
 from aiomilter import EomActions, Milter, Server, SocketInfo, no_reply
-from bench.packets import CONTINUE, EOH, EOM, OFFER, QUIT, added_header, packet
+from bench.dialogue import COMMANDS, talk
 
-__all__ = ["COMMANDS", "count_calls", "main"]
+__all__ = ["count_calls", "main"]
 
 _HERE = str(Path(__file__))
 _LIBRARY = str(Path(__file__).resolve().parents[1] / "src" / "aiomilter")
-_HEADERS = 12
-_BODY = bytes(97 + at % 26 for at in range(4096))
 _WARM_UP = 2
-_PATIENCE_S = 20.0
-_ANSWER = added_header(b"X-Bench", b"1") + CONTINUE
+_JOIN_S = 20.0
 
 Calls = Counter[str]
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
-
-
-def _exchanges(*, answers: bool) -> list[tuple[str, bytes, bytes]]:
-    """Return a message as stage, bytes and answer; what has no answer goes with the next."""
-    recipients = [
-        ("rcpt", packet(b"D", b"R{rcpt_addr}\0" + address + b"\0"), b"<" + address + b">\0")
-        for address in (b"user1@example.org", b"user2@example.org")
-    ]
-    headers = [
-        ("header", b"", b"X-Header-%d\0value number %d of an ordinary header\0" % (number, number))
-        for number in range(1, _HEADERS + 1)
-    ]
-    letters = {"rcpt": b"R", "header": b"L"}
-    commands: list[tuple[str, bytes]] = [
-        (
-            "mail",
-            packet(b"D", b"Mi\x004B1C2D3E4F\0{mail_addr}\0sender@example.net\0")
-            + packet(b"M", b"<sender@example.net>\0SIZE=5000\0"),
-        ),
-        *((stage, macros + packet(letters[stage], text)) for stage, macros, text in recipients),
-        ("data", packet(b"T")),
-        *((stage, packet(letters[stage], text)) for stage, _, text in headers),
-        ("eoh", EOH),
-        ("body", packet(b"B", _BODY)),
-    ]
-    eom = ("eom", EOM, _ANSWER)
-    if answers:
-        return [*((stage, data, CONTINUE) for stage, data in commands), eom]
-    # Postfix collects what is not answered in a buffer.
-    return [("eom", b"".join(data for _, data in commands) + EOM, _ANSWER)]
-
-
-COMMANDS = 1 + 2 + 1 + _HEADERS + 1 + 1 + 1
-"""How many commands a message has, macros not counted."""
 
 
 @dataclass
@@ -171,53 +133,17 @@ def _milter(book: _Book, *, observes: bool) -> type[Milter]:
     return Counted
 
 
-def _talk(path: str, messages: int, *, answers: bool) -> None:
-    """Be the MTA on one connection; raise `ValueError` for an answer that is not as it should be.
-
-    One message more is begun, so that the last one that counts has an end.
-    """
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(_PATIENCE_S)
-        sock.connect(path)
-
-        def ask(stage: str, data: bytes, wanted: bytes) -> None:
-            sock.sendall(data)
-            got = b""
-            while len(got) < len(wanted):
-                more = sock.recv(4096)
-                if not more:
-                    raise ValueError(f"{stage}: closed after {got!r}")
-                got += more
-            if wanted is not _AGREED and got != wanted:
-                raise ValueError(f"{stage}: {got!r}, not {wanted!r}")
-
-        ask("negotiation", OFFER, _AGREED)
-        opening = packet(b"C", b"client.example.net\x004\0\x19192.0.2.1\0"), packet(b"H", b"me\0")
-        if answers:
-            ask("connect", opening[0], CONTINUE)
-            ask("helo", opening[1], CONTINUE)
-        else:
-            sock.sendall(b"".join(opening))
-        for _ in range(messages + 1):
-            for exchange in _exchanges(answers=answers):
-                ask(*exchange)
-        sock.sendall(QUIT)
-
-
-_AGREED = bytes(17)
-"""Stands for the answer to the negotiation, whose length is known."""
-
-
 async def _serve(milter: type[Milter], messages: int, *, answers: bool) -> None:
     loop = asyncio.get_running_loop()
     over: asyncio.Future[None] = loop.create_future()
     with tempfile.TemporaryDirectory(prefix="counts-") as directory:
         path = str(Path(directory) / "milter.sock")
 
-        def talk() -> None:
+        def be_the_mta() -> None:
             error: Exception | None = None
             try:
-                _talk(path, messages, answers=answers)
+                # One message more, so that the last one that counts has an end.
+                talk(path, messages + 1, answers=answers)
             except (OSError, ValueError) as caught:
                 error = caught
             loop.call_soon_threadsafe(finish, error)
@@ -230,13 +156,13 @@ async def _serve(milter: type[Milter], messages: int, *, answers: bool) -> None:
                 over.set_exception(error)
 
         async with Server(milter, f"unix:{path}"):
-            thread = threading.Thread(target=talk)
+            thread = threading.Thread(target=be_the_mta)
             thread.start()
             try:
                 await over
             finally:
                 sys.setprofile(None)
-                thread.join(_PATIENCE_S)
+                thread.join(_JOIN_S)
 
 
 def _run(main: Coroutine[Any, Any, None], loop: str) -> None:
