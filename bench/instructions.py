@@ -33,7 +33,7 @@ def aiomilter_command(*, no_reply: bool, loop: str, python: str = sys.executable
         loop: ``asyncio`` or ``uvloop``.
         python: The interpreter.
     """
-    options = [*(["--no-reply"] if no_reply else []), *(["--uvloop"] if loop == "uvloop" else [])]
+    options = ["no-reply" if no_reply else "add", *(["--uvloop"] if loop == "uvloop" else [])]
     return [python, str(BENCH / "peers" / "aiomilter_noop.py"), "{address}", *options]
 
 

@@ -11,7 +11,6 @@
  *     -H COUNT     headers of a message                                     (default 12)
  *     -B BYTES     its body                                                 (default 4096)
  *     -P BYTES     a packet of the body at most                             (default 65535)
- *     -L           offer packets of up to 1 MiB, and send such if the milter asks for them
  *     -e           header 3 must be changed; without it, one must be added
  *     -s           each packet is a write of its own, and Nagle's algorithm is on, as in Sendmail
  *     -c CORE      run on this core
@@ -173,7 +172,7 @@ static void pin_to_core(int core)
 
 static void parse_options(int argc, char **argv)
 {
-    for (int option; (option = getopt(argc, argv, "n:m:k:r:H:B:P:Lesc:t:b")) != -1;) {
+    for (int option; (option = getopt(argc, argv, "n:m:k:r:H:B:P:esc:t:b")) != -1;) {
         switch (option) {
         case 'n': options.connections = (long)number_from(optarg, 1, 1e5); break;
         case 'm': options.messages = (long)number_from(optarg, 0, 1e8); break;
@@ -182,7 +181,6 @@ static void parse_options(int argc, char **argv)
         case 'H': options.message.headers = (int)number_from(optarg, 0, 1e4); break;
         case 'B': options.message.body_bytes = (size_t)number_from(optarg, 0, 1e8); break;
         case 'P': options.message.piece_bytes = (size_t)number_from(optarg, 1, 65535); break;
-        case 'L': options.offers_large_pieces = true; break;
         case 'e': options.message.is_changed = true; break;
         case 's': options.is_split = true; break;
         case 'c': pin_to_core((int)number_from(optarg, 0, 1023)); break;

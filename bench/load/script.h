@@ -18,9 +18,8 @@
 
 enum { NEGOTIATION_BYTES = 17, MAX_ANSWER_BYTES = 64 };
 
-/* Protocol bits of whole messages: values keep their blank; pieces of the body may be larger. */
-static const uint32_t HEADER_LEADING_SPACE = 0x100000, LARGE_PIECES = 0x20000000;
-static const size_t LARGE_PIECE_BYTES = 1048575;
+/* SMFIP_HDR_LEADSPC: values of headers keep their blank, in both directions. */
+static const uint32_t HEADER_LEADING_SPACE = 0x100000;
 
 /* Protocol bits of a stage: SMFIP_NO* (it is not sent) and SMFIP_NR_* (it gets no answer). */
 static const struct stage {
@@ -144,7 +143,7 @@ static void write_message(struct script *script, uint32_t protocol, const struct
     }
     add_command(script, protocol, 'N', "", 0);
 
-    size_t piece = protocol & LARGE_PIECES ? LARGE_PIECE_BYTES : message->piece_bytes;
+    size_t piece = message->piece_bytes;
     uint8_t *body = checked(malloc(message->body_bytes + 1));
     for (size_t i = 0; i < message->body_bytes; i++)    /* lines of 64 bytes, ended by CR LF */
         body[i] = (uint8_t)(i % 64 == 62 ? '\r' : i % 64 == 63 ? '\n' : 'a' + i % 26);

@@ -38,7 +38,7 @@ static struct {
     long connections, messages, messages_per_connection, limit_s;
     double rate;
     struct message message;
-    bool is_split, polls, offers_large_pieces;
+    bool is_split, polls;
     struct address address;
 } options = {
     .connections = 50, .messages = 1000, .messages_per_connection = 0, .limit_s = 60,
@@ -141,10 +141,7 @@ static void open_connection(struct connection *c)
 {
     struct timeval limit = {.tv_sec = 10};
     struct script offer = {0};
-    uint32_t words[] = {
-        htonl(6), htonl(OFFERED_ACTIONS),
-        htonl(OFFERED_PROTOCOL | (options.offers_large_pieces ? LARGE_PIECES : 0)),
-    };
+    uint32_t words[] = {htonl(6), htonl(OFFERED_ACTIONS), htonl(OFFERED_PROTOCOL)};
 
     c->fd = socket(options.address.socket.any.sa_family, SOCK_STREAM, 0);
     setsockopt(c->fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);   /* bounds connect too */
@@ -242,7 +239,7 @@ static const char *accept_negotiation(const struct connection *c)
         return "not the answer to OPTNEG";
     if ((words[2] & ~OFFERED_ACTIONS) || !(words[2] & (options.message.is_changed ? 0x10 : 1)))
         return "negotiated actions that were not offered, or not to edit headers";
-    if (words[3] & ~(OFFERED_PROTOCOL | (options.offers_large_pieces ? LARGE_PIECES : 0)))
+    if (words[3] & ~OFFERED_PROTOCOL)
         return "negotiated options that were not offered";
     write_opening(&opening, agreed_protocol);
     write_message(&following, agreed_protocol, &options.message);

@@ -2,14 +2,13 @@
  * The physical limit: a bare epoll loop, one recv and one send a command, that answers like the
  * benchmark's filter and does nothing else.
  *
- *     floor ADDRESS [no-reply] [change] [large]
+ *     floor ADDRESS [no-reply] [change]
  *
  * It parses no more than the framing (u32 length, letter, payload), keeps no session state, copies
  * nothing and checks nothing, so it is a yardstick for the cost of the system calls and never a
  * milter.
  *     no-reply   negotiate away the answers of every stage but the end of the message
  *     change     change header 3 instead of adding one
- *     large      ask for packets of up to 1 MiB, if they are offered
  */
 
 #include <errno.h>
@@ -20,16 +19,16 @@
 
 #include "../load/address.h"
 
-enum { MAX_EVENTS = 64, BUFFER_BYTES = 262144, MAX_PACKET_BYTES = 1 << 20 };
+enum { MAX_EVENTS = 64, BUFFER_BYTES = 262144, MAX_PACKET_BYTES = 65536 };
 
 /* SMFIP_NR_*: the stages that can be negotiated as "the filter will not reply". */
-static const uint32_t NO_REPLY_STAGES = 0xFF080, LARGE_PIECES = 0x20000000;
+static const uint32_t NO_REPLY_STAGES = 0xFF080;
 
 static const char CONTINUE[] = "\0\0\0\1c";
 static const char ADD_AND_CONTINUE[] = "\0\0\0\013hX-Bench\0001\0\0\0\0\1c";
 static const char CHANGE_AND_CONTINUE[] = "\0\0\0\030m\0\0\0\1X-Header-3\0changed\0\0\0\0\1c";
 
-static bool no_reply, is_changed, is_large;
+static bool no_reply, is_changed;
 
 struct connection {
     int fd;
@@ -49,7 +48,7 @@ static char *answer(char *out, uint8_t letter)
     case 'D': case 'A': case 'Q':           /* macros, abort, quit: never answered */
         return out;
     case 'O': {
-        uint32_t protocol = htonl((no_reply ? NO_REPLY_STAGES : 0) | (is_large ? LARGE_PIECES : 0));
+        uint32_t protocol = htonl(no_reply ? NO_REPLY_STAGES : 0);
         memcpy(negotiated + 13, &protocol, sizeof protocol);
         negotiated[12] = is_changed ? 0x10 : 1;
         reply = negotiated;
@@ -102,14 +101,13 @@ static bool serve(struct connection *c)
 int main(int argc, char **argv)
 {
     if (argc < 2) {
-        fprintf(stderr, "usage: floor ADDRESS [no-reply] [change] [large]\n");
+        fprintf(stderr, "usage: floor ADDRESS [no-reply] [change]\n");
         return 2;
     }
     struct address address = parse_address(argv[1]);
     for (int i = 2; i < argc; i++) {
         no_reply |= strcmp(argv[i], "no-reply") == 0;
         is_changed |= strcmp(argv[i], "change") == 0;
-        is_large |= strcmp(argv[i], "large") == 0;
     }
 
     int listener = socket(address.socket.any.sa_family, SOCK_STREAM, 0);
