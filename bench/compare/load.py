@@ -66,11 +66,13 @@ class Load:
         program: The compiled generator.
         core: The core that it runs on, or None for any.
         limit_s: How long the messages of one run may take.
+        options: For every run.
     """
 
     program: Path
     core: int | None = None
     limit_s: int = 60
+    options: tuple[str, ...] = ()
 
     @contextmanager
     def connected(self, address: str, options: Sequence[object]) -> Iterator[LoadRun]:
@@ -83,7 +85,7 @@ class Load:
         Raises:
             BenchError: The opening was answered wrongly, or something after the messages.
         """
-        command = [self.program, "-t", self.limit_s, *options]
+        command = [self.program, "-t", self.limit_s, *self.options, *options]
         command += [] if self.core is None else ["-c", self.core]
         with subprocess.Popen(
             [*map(str, command), address],

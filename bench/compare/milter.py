@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.compare.programs import BENCH, BenchError
 
-__all__ = ["Memory", "RunningMilter", "pinned_to", "raise_descriptor_limit", "running"]
+__all__ = ["Memory", "RunningMilter", "family", "pinned_to", "raise_descriptor_limit", "running"]
 
 _START_LIMIT_S = 20.0
 _STOP_LIMIT_S = 5.0
@@ -49,12 +49,12 @@ class RunningMilter:
         """Return the CPU time, user and system, of its processes in all their threads."""
         # The kernel's encoding of "CPU clock of that process" (clock_getcpuclockid(3)). It counts
         # nanoseconds, where /proc/PID/stat has ticks of 10 ms and /proc/PID/schedstat one thread.
-        return sum(time.clock_gettime((~pid << 3) | 2) for pid in _family(self.pid))
+        return sum(time.clock_gettime((~pid << 3) | 2) for pid in family(self.pid))
 
     def memory(self) -> Memory:
         """Return what its processes hold."""
         rss = pss = peak = 0
-        for pid in _family(self.pid):
+        for pid in family(self.pid):
             sizes = _sizes(f"/proc/{pid}/smaps_rollup")
             rss += sizes["Rss"]
             pss += sizes["Pss"]
@@ -63,16 +63,16 @@ class RunningMilter:
 
     def threads(self) -> int:
         """Return the number of threads of its processes."""
-        return sum(len(os.listdir(f"/proc/{pid}/task")) for pid in _family(self.pid))
+        return sum(len(os.listdir(f"/proc/{pid}/task")) for pid in family(self.pid))
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """Return a process and those that descend from it."""
     found = [pid]
     for task in os.listdir(f"/proc/{pid}/task"):
         children = Path(f"/proc/{pid}/task/{task}/children").read_text(encoding="ascii")
         for child in children.split():
-            found += _family(int(child))
+            found += family(int(child))
     return found
 
 
@@ -111,7 +111,7 @@ def _choose_address(transport: str, directory: Path) -> str:
 
 
 def _is_serving(address: str) -> bool:
-    """Try one connection to the milter: QUIT, and wait until the milter closes it.
+    """Try one connection to the milter: QUIT, our end, and wait until the milter closes it.
 
     A connection that is merely closed would not do. To a Python milter the end of the stream is
     the one large buffer that it frees whole, upon which malloc takes the next ones from its heap
@@ -125,6 +125,7 @@ def _is_serving(address: str) -> bool:
         try:
             probe.connect(target)
             probe.sendall(b"\0\0\0\1Q")
+            probe.shutdown(socket.SHUT_WR)
             return probe.recv(1) == b""
         except ConnectionResetError:
             return True  # some do not wait for an end that they know of

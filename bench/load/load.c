@@ -12,6 +12,7 @@
  *     -B BYTES     its body                                                 (default 4096)
  *     -P BYTES     a packet of the body at most                             (default 65535)
  *     -e           header 3 must be changed; without it, one must be added
+ *     -a           ABORT goes ahead of each message, as Postfix sends it after each message
  *     -s           each packet is a write of its own, and Nagle's algorithm is on, as in Sendmail
  *     -c CORE      run on this core
  *     -t SECONDS   give up when the messages take longer                    (default 60)
@@ -172,7 +173,7 @@ static void pin_to_core(int core)
 
 static void parse_options(int argc, char **argv)
 {
-    for (int option; (option = getopt(argc, argv, "n:m:k:r:H:B:P:esc:t:b")) != -1;) {
+    for (int option; (option = getopt(argc, argv, "n:m:k:r:H:B:P:aesc:t:b")) != -1;) {
         switch (option) {
         case 'n': options.connections = (long)number_from(optarg, 1, 1e5); break;
         case 'm': options.messages = (long)number_from(optarg, 0, 1e8); break;
@@ -182,6 +183,7 @@ static void parse_options(int argc, char **argv)
         case 'B': options.message.body_bytes = (size_t)number_from(optarg, 0, 1e8); break;
         case 'P': options.message.piece_bytes = (size_t)number_from(optarg, 1, 65535); break;
         case 'e': options.message.is_changed = true; break;
+        case 'a': options.aborts = true; break;
         case 's': options.is_split = true; break;
         case 'c': pin_to_core((int)number_from(optarg, 0, 1023)); break;
         case 't': options.limit_s = (long)number_from(optarg, 1, 3600); break;
@@ -233,7 +235,7 @@ int main(int argc, char **argv)
     is_closing = true;
     for (long i = 0; i < options.connections; i++)
         if (connections[i].fd >= 0 && connections[i].awaited == NOTHING)
-            transmit(&connections[i], QUIT, sizeof QUIT - 1, END_OF_STREAM);
+            say_goodbye(&connections[i]);
     run_until(are_closed, now() + (double)options.limit_s);
     return has_failed;
 }

@@ -38,7 +38,7 @@ static struct {
     long connections, messages, messages_per_connection, limit_s;
     double rate;
     struct message message;
-    bool is_split, polls;
+    bool is_split, polls, aborts;
     struct address address;
 } options = {
     .connections = 50, .messages = 1000, .messages_per_connection = 0, .limit_s = 60,
@@ -124,6 +124,14 @@ static void transmit(struct connection *c, const void *data, size_t size, enum a
     write_output(c);
 }
 
+/* Close our half too, as an MTA closes; some milters wait for that. */
+static void say_goodbye(struct connection *c)
+{
+    transmit(c, QUIT, sizeof QUIT - 1, END_OF_STREAM);
+    if (c->fd >= 0)
+        shutdown(c->fd, SHUT_WR);
+}
+
 /* Send the next step of a script; false if there is none. */
 static bool transmit_step(struct connection *c, const struct script *script)
 {
@@ -200,7 +208,7 @@ static void be_ready(struct connection *c)
     c->awaited = NOTHING;
     ready_connections++;
     if (is_closing)
-        transmit(c, QUIT, sizeof QUIT - 1, END_OF_STREAM);
+        say_goodbye(c);
     else
         begin_message(c);
 }
@@ -213,7 +221,7 @@ static void end_message(struct connection *c)
     c->messages++;
     if (c->messages == options.messages_per_connection && messages_begun < options.messages) {
         ready_connections--;
-        transmit(c, QUIT, sizeof QUIT - 1, END_OF_STREAM);
+        say_goodbye(c);
         return;
     }
     begin_message(c);
@@ -242,6 +250,8 @@ static const char *accept_negotiation(const struct connection *c)
     if (words[3] & ~OFFERED_PROTOCOL)
         return "negotiated options that were not offered";
     write_opening(&opening, agreed_protocol);
+    if (options.aborts)
+        add_packet(&following, 'A', "", 0);
     write_message(&following, agreed_protocol, &options.message);
     write_answer(&last_answer, agreed_protocol, &options.message);
     return NULL;
@@ -286,7 +296,8 @@ static void receive(struct connection *c)
     if (got < 0 && errno == EAGAIN)
         return;
     if (got <= 0) {
-        if (c->awaited != END_OF_STREAM || got != 0) {
+        /* A milter that closes before it has read our end resets the connection. */
+        if (c->awaited != END_OF_STREAM || (got != 0 && errno != ECONNRESET)) {
             fail(c, got == 0 ? "closed by the milter" : strerror(errno));
             return;
         }

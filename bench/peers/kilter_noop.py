@@ -23,10 +23,8 @@ def make_filter(work: str) -> Callable[[Session], object]:
             await anyio.sleep(WAIT_S)
         async for _ in session.envelope_recipients():
             pass
-        collected = []
         async with session.headers as headers:
-            async for header in headers:
-                collected.append(header)
+            collected = [header async for header in headers]
         body = bytearray()
         async with session.body as chunks:
             async for chunk in chunks:
