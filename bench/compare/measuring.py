@@ -83,7 +83,9 @@ class Workload:
 
     def takes(self, peer: Peer) -> bool:
         """Return whether a peer has a place in its table."""
-        return not self.peers or peer.name in self.peers or bool(peer.absent and not peer.works)
+        if self.peers and peer.name not in self.peers:
+            return False
+        return self.work in peer.works or bool(peer.works and not peer.is_variant)
 
     def refusal(self, peer: Peer) -> str:
         """Say why a peer cannot do it; empty if it can."""

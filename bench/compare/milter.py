@@ -20,6 +20,7 @@ __all__ = ["Memory", "RunningMilter", "family", "pinned_to", "raise_descriptor_l
 
 _START_LIMIT_S = 20.0
 _STOP_LIMIT_S = 5.0
+_PROBE_S = 0.5
 _POLL_S = 0.02
 _KIB = 1024
 
@@ -70,7 +71,10 @@ def family(pid: int) -> list[int]:
     """Return a process and those that descend from it."""
     found = [pid]
     for task in os.listdir(f"/proc/{pid}/task"):
-        children = Path(f"/proc/{pid}/task/{task}/children").read_text(encoding="ascii")
+        try:
+            children = Path(f"/proc/{pid}/task/{task}/children").read_text(encoding="ascii")
+        except FileNotFoundError:
+            continue  # the thread has ended meanwhile
         for child in children.split():
             found += family(int(child))
     return found
@@ -111,7 +115,7 @@ def _choose_address(transport: str, directory: Path) -> str:
 
 
 def _is_serving(address: str) -> bool:
-    """Try one connection to the milter: QUIT, our end, and wait until the milter closes it.
+    """Try one connection to the milter: QUIT, and wait a moment for the milter to close it.
 
     A connection that is merely closed would not do. To a Python milter the end of the stream is
     the one large buffer that it frees whole, upon which malloc takes the next ones from its heap
@@ -121,16 +125,16 @@ def _is_serving(address: str) -> bool:
     family = socket.AF_UNIX if kind == "unix" else socket.AF_INET
     target = rest if kind == "unix" else ("127.0.0.1", int(rest.partition("@")[0]))
     with socket.socket(family) as probe:
-        probe.settimeout(_STOP_LIMIT_S)
+        probe.settimeout(_PROBE_S)
         try:
             probe.connect(target)
             probe.sendall(b"\0\0\0\1Q")
-            probe.shutdown(socket.SHUT_WR)
-            return probe.recv(1) == b""
-        except ConnectionResetError:
-            return True  # some do not wait for an end that they know of
         except OSError:
             return False
+        try:
+            return probe.recv(1) == b""
+        except OSError:
+            return True  # some wait for the MTA to close first
 
 
 @contextmanager

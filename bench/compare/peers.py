@@ -42,6 +42,7 @@ class Peer:
         load_options: What the generator has to do for it.
         absent: Why it cannot run here; empty if it can.
         note: What the reader of a table should know of it.
+        is_variant: Whether it is of interest only where it does the work.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Peer:
     load_options: tuple[str, ...] = ()
     absent: str = ""
     note: str = ""
+    is_variant: bool = False
 
 
 def find_peers(directory: Path) -> list[Peer]:
@@ -172,6 +174,7 @@ def _aiomilter_peers() -> list[Peer]:
             works("--uvloop", "--log", of=("add", "no-reply")),
             absent=no_uvloop,
             note="as `run` does it unless told otherwise: one line in the log for each message",
+            is_variant=True,
         ),
     ]
     if hasattr(aiomilter, "Message"):
@@ -180,12 +183,13 @@ def _aiomilter_peers() -> list[Peer]:
             *options,
         )
         peers += [
-            Peer("on_message-asyncio", version, {"change": message()}),
+            Peer("on_message-asyncio", version, {"change": message()}, is_variant=True),
             Peer(
                 "on_message-uvloop",
                 version + loop,
                 {"change": message("--uvloop")},
                 absent=no_uvloop,
+                is_variant=True,
             ),
         ]
     return peers

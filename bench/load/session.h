@@ -18,7 +18,7 @@ static const char QUIT[] = "\0\0\0\1Q";
 static const char CONTINUE[] = "\0\0\0\1c";
 
 /* What the milter must send next. */
-enum awaited { NEGOTIATION, OPENING_REPLY, NOTHING, STAGE_REPLY, EOM_REPLY, END_OF_STREAM };
+enum awaited { NEGOTIATION, OPENING_REPLY, NOTHING, STAGE_REPLY, EOM_REPLY };
 
 struct connection {
     int fd;                     /* -1 when closed */
@@ -124,12 +124,12 @@ static void transmit(struct connection *c, const void *data, size_t size, enum a
     write_output(c);
 }
 
-/* Close our half too, as an MTA closes; some milters wait for that. */
+/* As an MTA does it: it says QUIT and closes, and does not wait for the milter. */
 static void say_goodbye(struct connection *c)
 {
-    transmit(c, QUIT, sizeof QUIT - 1, END_OF_STREAM);
+    transmit(c, QUIT, sizeof QUIT - 1, NOTHING);
     if (c->fd >= 0)
-        shutdown(c->fd, SHUT_WR);
+        close_connection(c);
 }
 
 /* Send the next step of a script; false if there is none. */
@@ -222,6 +222,8 @@ static void end_message(struct connection *c)
     if (c->messages == options.messages_per_connection && messages_begun < options.messages) {
         ready_connections--;
         say_goodbye(c);
+        if (!has_failed)
+            open_connection(c);
         return;
     }
     begin_message(c);
@@ -296,14 +298,7 @@ static void receive(struct connection *c)
     if (got < 0 && errno == EAGAIN)
         return;
     if (got <= 0) {
-        /* A milter that closes before it has read our end resets the connection. */
-        if (c->awaited != END_OF_STREAM || (got != 0 && errno != ECONNRESET)) {
-            fail(c, got == 0 ? "closed by the milter" : strerror(errno));
-            return;
-        }
-        close_connection(c);
-        if (messages_begun < options.messages)
-            open_connection(c);
+        fail(c, got == 0 ? "closed by the milter" : strerror(errno));
         return;
     }
     c->held += (size_t)got;
@@ -329,7 +324,7 @@ static void receive(struct connection *c)
             end_message(c);
         break;
     default:
-        fail(c, c->awaited == NOTHING ? "an answer to nothing" : "an answer to QUIT");
+        fail(c, "an answer to nothing");
     }
 }
 
