@@ -95,6 +95,8 @@ class Workload:
             return f"cannot do this: {peer.note or 'there is no such program'}"
         if self.transport not in peer.transports:
             return f"has no {self.transport} sockets"
+        if "-n" in self.options and _connections(self.options) > peer.most_connections:
+            return f"so many are too much for it: {peer.note}"
         return ""
 
 

@@ -43,6 +43,7 @@ class Peer:
         absent: Why it cannot run here; empty if it can.
         note: What the reader of a table should know of it.
         is_variant: Whether it is of interest only where it does the work.
+        most_connections: How many a machine of ordinary size bears.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Peer:
     absent: str = ""
     note: str = ""
     is_variant: bool = False
+    most_connections: int = 100_000
 
 
 def find_peers(directory: Path) -> list[Peer]:
@@ -73,7 +75,9 @@ def find_peers(directory: Path) -> list[Peer]:
             "kilter.service",
             works=_ALL,
             load_options=("-a",),
-            note="anyio on asyncio; serves a second message only after the ABORT of Postfix",
+            note="anyio on asyncio; serves a second message only after the ABORT of Postfix; a "
+            "buffer of 1 MiB for each connection",
+            most_connections=2000,
         ),
         _python_peer(
             "python-libmilter", "python-libmilter", works=_ALL, note="a thread a connection"
@@ -124,6 +128,7 @@ def _python_peer(
     transports: tuple[str, ...] = ("tcp", "unix"),
     load_options: tuple[str, ...] = (),
     note: str,
+    most_connections: int = 100_000,
 ) -> Peer:
     program = _PROGRAMS / f"{name.replace('-', '_')}_noop.py"
     version, absent = "", ""
@@ -132,7 +137,16 @@ def _python_peer(
     except BenchError as error:
         absent = str(error)
     commands = {work: (str(PEERS_PYTHON), str(program), "{address}", work) for work in works}
-    return Peer(name, version, commands, transports, load_options, absent, note)
+    return Peer(
+        name,
+        version,
+        commands,
+        transports,
+        load_options,
+        absent,
+        note,
+        most_connections=most_connections,
+    )
 
 
 def _version_there(distribution: str) -> str:

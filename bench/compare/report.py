@@ -74,7 +74,11 @@ COLUMNS = {
     "W7": _WORKERS,
     "counts": _COUNTS,
     "stall": _STALL,
-    "sendmail": (Column("ms a message", "p50_ms", "{:,.2f}"),),
+    "sendmail": (
+        Column("ms a message", "p50_ms", "{:,.2f}"),
+        Column("without a milter", "without_ms", "{:,.2f}"),
+        Column("added ms", "added_ms", "{:,.2f}"),
+    ),
 }
 """By the beginning of a workload's name; the others have those of messages under load."""
 

@@ -10,6 +10,7 @@ from bench.compare.measuring import (
     measure_waiting,
     measure_workers,
 )
+from bench.compare.sendmail import measure_sendmail
 
 __all__ = ["CONNECTION_COUNTS", "SIZES_KIB", "WORKLOADS"]
 
@@ -137,6 +138,14 @@ WORKLOADS: tuple[Workload, ...] = (
         rounds=1,
         peers=_MAIN,
         note="as Sendmail does it, with Nagle's algorithm on",
+    ),
+    Workload(
+        "sendmail",
+        "a real Sendmail over TCP, one SMTP connection",
+        measure_sendmail,
+        rounds=1,
+        peers=_MAIN,
+        note="from MAIL to the reply to the last dot; without a milter: the same Sendmail",
     ),
     Workload(
         "counts",

@@ -4,6 +4,7 @@ import argparse
 import logging
 import signal
 from collections.abc import Callable
+from typing import Any
 
 import anyio
 from kilter.protocol import Accept, Header
@@ -52,6 +53,7 @@ def make_filter(work: str) -> Callable[[Session], object]:
 
 async def serve(address: str, work: str) -> None:
     """Serve until SIGINT or SIGTERM."""
+    listener: Any
     if address.startswith("unix:"):
         listener = await anyio.create_unix_listener(address.removeprefix("unix:"), backlog=4096)
     else:
