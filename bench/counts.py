@@ -1,7 +1,7 @@
 """Count what a message costs aiomilter in function calls and in system calls: no clock, no noise.
 
     python -m bench.counts
-    python -m bench.counts --no-reply --loop uvloop --functions 40
+    python -m bench.counts --no-reply --loop uvloop --functions 40 --syscalls
 
 A count is the same in every run on one version of Python, so it shows a change that a stopwatch
 on a busy machine hides. It is no time: a call may do much or little.
@@ -27,9 +27,12 @@ from types import CodeType, FrameType
 from typing import Any, TypeVar, cast
 
 from aiomilter import EomActions, Milter, Server, SocketInfo, no_reply
+from bench.compare.counting import aiomilter_command, syscalls_per_message
+from bench.compare.load import Load
+from bench.compare.programs import compile_load
 from bench.dialogue import COMMANDS, talk
 
-__all__ = ["count_calls", "main"]
+__all__ = ["count_calls", "count_syscalls", "main"]
 
 _HERE = str(Path(__file__))
 _LIBRARY = str(Path(__file__).resolve().parents[1] / "src" / "aiomilter")
@@ -232,6 +235,32 @@ def count_calls(
     }
 
 
+def count_syscalls(
+    *, no_reply: bool = False, loop: str = "asyncio", transport: str = "tcp", messages: int = 50
+) -> dict[str, float]:
+    """Count the system calls that a message costs, in a process of its own, with strace.
+
+    Args:
+        no_reply: Whether all stages but the end of the message are negotiated as no-reply.
+        loop: ``asyncio`` or ``uvloop``.
+        transport: ``tcp`` or ``unix``.
+        messages: Over how many it is averaged.
+
+    Returns:
+        By the name of a call, how often it is made in a message; ``total``: all together;
+        ``per_command``: the same by command. In lockstep the figures are whole numbers, but for
+        what timers do now and then.
+
+    Raises:
+        BenchError: There is no strace or no C compiler, or a run failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="counts-") as directory:
+        load = Load(compile_load(Path(directory)))
+        command = aiomilter_command(no_reply=no_reply, loop=loop)
+        calls = syscalls_per_message(command, load, transport=transport, messages=messages)
+    return {**calls, "per_command": calls["total"] / COMMANDS}
+
+
 def _sum(counters: Any) -> Calls:
     total = Counter[str]()
     for counter in cast("list[Calls]", list(counters)):
@@ -244,6 +273,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.counts", description=__doc__)
     parser.add_argument("--no-reply", action="store_true", help="observers only (W3)")
     parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio")
+    parser.add_argument("--syscalls", action="store_true", help="system calls too, by strace")
+    parser.add_argument("--transport", choices=("tcp", "unix"), default="tcp", help="for those")
     parser.add_argument("--functions", type=int, default=25, help="how many to list")
     options = parser.parse_args()
     counts = count_calls(no_reply=options.no_reply, loop=options.loop)
@@ -259,6 +290,13 @@ def main() -> int:
     print("functions, calls a message:")
     for name, calls in list(counts["by_function"].items())[: options.functions]:
         print(f"  {calls:5}  {name}")
+    if options.syscalls:
+        syscalls = count_syscalls(
+            no_reply=options.no_reply, loop=options.loop, transport=options.transport
+        )
+        print("system calls a message:")
+        for name, times in sorted(syscalls.items(), key=lambda item: -item[1]):
+            print(f"  {times:7.2f}  {name}")
     return 0
 
 

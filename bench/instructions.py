@@ -16,25 +16,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench.compare.counting import instructions_per_message
+from bench.compare.counting import aiomilter_command, instructions_per_message
 from bench.compare.load import Load
-from bench.compare.programs import BENCH, BenchError, compile_load
+from bench.compare.programs import BenchError, compile_load
 
-__all__ = ["aiomilter_command", "main"]
+__all__ = ["main"]
 
 _LIMIT_S = 120
-
-
-def aiomilter_command(*, no_reply: bool, loop: str, python: str = sys.executable) -> list[str]:
-    """Return the command of the benchmark's milter on aiomilter.
-
-    Args:
-        no_reply: Whether it only observes.
-        loop: ``asyncio`` or ``uvloop``.
-        python: The interpreter.
-    """
-    options = ["no-reply" if no_reply else "add", *(["--uvloop"] if loop == "uvloop" else [])]
-    return [python, str(BENCH / "peers" / "aiomilter_noop.py"), "{address}", *options]
 
 
 def main() -> int:

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from bench.compare import page
 from bench.compare.load import Load
 from bench.compare.machine import describe_machine
 from bench.compare.measuring import Bench, Workload
@@ -35,8 +36,6 @@ from bench.compare.results import Results
 from bench.compare.workloads import WORKLOADS
 
 __all__ = ["main"]
-
-_RESULTS = BENCH / "results"
 
 
 def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -65,7 +64,7 @@ def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--rounds", type=int, help="instead of each workload's own number")
     add("--busy-poll", action="store_true", help="the load generator never sleeps (see README.md)")
     add("--json", type=Path, metavar="FILE", help="where to (default: in bench/results)")
-    add("--no-plots", action="store_true", help="do not draw the plots of the documentation")
+    add("--no-page", action="store_true", help="leave the documentation as it is")
     options = parser.parse_args(arguments)
     for wanted in options.workload or ():
         if not any(name.startswith(wanted) for name in names):
@@ -174,11 +173,12 @@ def main(arguments: list[str] | None = None) -> int:
     minutes = (time.monotonic() - began) / 60
     results.document["machine"]["minutes"] = f"{minutes:.1f}"
     is_whole = not (options.quick or options.workload or options.peer or options.extra)
-    path = options.json or _RESULTS / ("full.json" if is_whole else "latest.json")
+    path = options.json or (page.RESULTS if is_whole else page.RESULTS.with_name("latest.json"))
     results.write(path)
     print(f"{minutes:.1f} minutes; figures in {path}")
-    if is_whole and not options.no_plots:
+    if is_whole and not options.no_page:
         _draw(path)
+        page.main(["--results", str(path)])
     faults = [
         entry["faults"]
         for workload in results.document["workloads"].values()

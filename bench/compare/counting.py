@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -15,15 +16,27 @@ from pathlib import Path
 
 from bench.compare.load import Load
 from bench.compare.milter import running
-from bench.compare.programs import BenchError
+from bench.compare.programs import BENCH, BenchError
 
-__all__ = ["instructions_per_message", "syscalls_per_message"]
+__all__ = ["aiomilter_command", "instructions_per_message", "syscalls_per_message"]
 
 _SLOWER = 6.0
 """How much more time a process that is watched gets to start and to end."""
 _WRITTEN_S = 10.0
 _POLL_S = 0.02
 _NOT_COUNTED = ("total", "syscall", "exit", "exit_group")
+
+
+def aiomilter_command(*, no_reply: bool, loop: str, python: str = sys.executable) -> list[str]:
+    """Return the command of the benchmark's milter on aiomilter.
+
+    Args:
+        no_reply: Whether it only observes.
+        loop: ``asyncio`` or ``uvloop``.
+        python: The interpreter.
+    """
+    options = ["no-reply" if no_reply else "add", *(["--uvloop"] if loop == "uvloop" else [])]
+    return [python, str(BENCH / "peers" / "aiomilter_noop.py"), "{address}", *options]
 
 
 def syscalls_per_message(
