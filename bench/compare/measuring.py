@@ -92,7 +92,7 @@ class Workload:
         if peer.absent:
             return peer.absent
         if self.work not in peer.works:
-            return f"cannot do this: {peer.note or 'there is no such program'}"
+            return f"cannot do this ({peer.note})"
         if self.transport not in peer.transports:
             return f"has no {self.transport} sockets"
         if "-n" in self.options and _connections(self.options) > peer.most_connections:

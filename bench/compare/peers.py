@@ -102,7 +102,8 @@ def _floor(directory: Path) -> Peer:
         work: (str(program), "{address}", *words)
         for work, words in {"add": (), "no-reply": ("no-reply",), "change": ("change",)}.items()
     }
-    return Peer(FLOOR, "", works, absent=absent, note="the limit: one recv and one send a command")
+    note = "the limit: one recv and one send a command"
+    return Peer(FLOOR, "", works, absent=absent, note=note, is_variant=True)
 
 
 def _libmilter(directory: Path) -> Peer:

@@ -68,7 +68,13 @@ _STALL = (
     Column("p99 ms", "p99_ms", "{:,.2f}"),
     Column("CPU µs/msg", "cpu_us", "{:,.0f}"),
 )
+_OBSERVERS = (
+    *_MESSAGES[:2],
+    Column("/floor of W1", "ratio_to_lockstep_floor", "{:.2f}"),
+    *_MESSAGES[2:],
+)
 COLUMNS = {
+    "W3": _OBSERVERS,
     "W4": _IDLE,
     "W6": _WAITING,
     "W7": _WORKERS,

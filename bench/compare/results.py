@@ -100,12 +100,17 @@ class Results:
             return self._ratio(workload, peer, FLOOR)
         if figure == "ratio_to_libmilter":
             return self._ratio(workload, peer, LIBMILTER)
+        if figure == "ratio_to_lockstep_floor":
+            # What the same message costs the limit if every stage is answered.
+            return self._ratio(workload, peer, FLOOR, "W1-unix" if "unix" in workload else "W1-50")
         values = self.values(workload, peer, figure)
         return statistics.median(values) if values else None
 
-    def _ratio(self, workload: str, peer: str, other: str) -> float | None:
+    def _ratio(
+        self, workload: str, peer: str, other: str, others_workload: str = ""
+    ) -> float | None:
         own = self.median(workload, peer, "cpu_us")
-        others = self.median(workload, other, "cpu_us")
+        others = self.median(others_workload or workload, other, "cpu_us")
         return own / others if own is not None and others else None
 
 
