@@ -66,7 +66,10 @@ def _content(results: Results, name: str) -> str:
 def _machine(results: Results) -> str:
     facts = results.document["machine"]
     rows = [f"| {title} | {facts.get(name, '')} |" for title, name in _MACHINE]
-    return "\n".join(["| | |", "|---|---|", *rows])
+    lines = ["| | |", "|---|---|", *rows]
+    if any(entry["quick"] for entry in results.document["workloads"].values()):
+        lines += ["", "**The figures are those of a quick run: one round, few messages.**"]
+    return "\n".join(lines)
 
 
 def _peers(results: Results) -> str:

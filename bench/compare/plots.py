@@ -33,13 +33,17 @@ def _colour(peer: str) -> str:
     return _OWN if peer.startswith(("aiomilter", "on_message")) else _OTHER
 
 
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _save(figure: Figure, name: str) -> None:
     figure.savefig(_IMAGES / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight")
     print(f"drew docs/images/{name}.svg")
 
 
 def _bars(results: Results, name: str, figure: str, panels: tuple[tuple[str, str], ...]) -> None:
-    """Draw a panel for each workload, a bar for each peer, on a logarithmic scale."""
+    """Draw a panel for each workload, a bar for each peer."""
     shown = [(w, title) for w, title in panels if w in results.document["workloads"]]
     if not shown:
         return
@@ -63,10 +67,9 @@ def _bar_panel(axes: Axes, results: Results, workload: str, figure: str) -> None
     bars = axes.barh(names, values, color=[_colour(peer) for peer in names])
     for bar, value in zip(bars, values, strict=True):
         middle = bar.get_y() + bar.get_height() / 2
-        axes.text(bar.get_width(), middle, f" {value:,.3g}", va="center")
+        axes.text(bar.get_width(), middle, f" {_short(value)}", va="center")
     axes.invert_yaxis()
-    axes.set_xscale("log")
-    axes.margins(x=0.12)
+    axes.margins(x=0.1)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
 

@@ -28,7 +28,13 @@ WORKLOADS: tuple[Workload, ...] = (
         seconds=2,
         note="12 headers, 2 recipients, a body of 4 KiB; every stage is answered, one header added",
     ),
-    Workload("W1-1", "a small message, 1 connection, TCP", measure_messages, options=("-n", 1)),
+    Workload(
+        "W1-1",
+        "a small message, 1 connection, TCP",
+        measure_messages,
+        options=("-n", 1),
+        in_quick=False,
+    ),
     Workload(
         "W1-1000",
         "a small message, 1,000 connections, TCP",
@@ -75,6 +81,7 @@ WORKLOADS: tuple[Workload, ...] = (
         options=("-n", 1000),
         rounds=1,
         note="the kernel's memory for sockets is not in it",
+        in_quick=False,
     ),
     Workload(
         "W4-10000",
@@ -146,6 +153,7 @@ WORKLOADS: tuple[Workload, ...] = (
         rounds=1,
         peers=_MAIN,
         note="from MAIL to the reply to the last dot; without a milter: the same Sendmail",
+        in_quick=False,
     ),
     Workload(
         "counts",
