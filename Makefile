@@ -16,7 +16,7 @@ PYTEST := $(BIN)/pytest --numprocesses=auto --dist=loadgroup
 .DEFAULT_GOAL := help
 # The order of `make test` is its point: quick checks first.
 .NOTPARALLEL:
-.PHONY: help demo test lint types format unit integration mta captures fidelity docs docs-serve fuzz lock record clean env test-deps check
+.PHONY: help bench demo test lint types format unit integration mta captures fidelity docs docs-serve fuzz lock record clean env test-deps check
 
 help:  ## List the verbs
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -70,6 +70,10 @@ fuzz: env  ## Fuzz the core: TARGET=author, filter or wire; SECONDS=60
 	@fuzz/make-env.sh
 	@fuzz/.work/venv/bin/python fuzz/run.py $(TARGET) --seconds $(SECONDS) $(ARGS)
 
+bench: test-deps env  ## Compare with other milter libraries (25 minutes; QUICK=1: two); ARGS for bench.compare
+	@bench/make-env.sh
+	@$(BIN)/python -m bench.compare $(if $(QUICK),--quick) $(ARGS)
+
 lock: env  ## Resolve the development dependencies anew (UPGRADE=1: to their newest releases)
 	@tools/lock.sh
 
@@ -78,7 +82,7 @@ record: test-deps env  ## Record the sessions of tests/conformance/catalogue on 
 
 clean:  ## Remove all that these verbs have made
 	@rm -rf .venv .nox .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \
-	    .import_linter_cache .hypothesis docs/_build fuzz/.work build dist .sendmail .sendmail.new
+	    .import_linter_cache .hypothesis docs/_build fuzz/.work bench/.work build dist .sendmail .sendmail.new
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 env:

@@ -1,8 +1,13 @@
 """The benchmark's filter on aiomilter: a handler at every stage, one header added at the end."""
 
 import argparse
+import asyncio
+import logging
 
-from aiomilter import EomActions, Milter, SocketInfo, no_reply, run
+from aiomilter import Config, EomActions, Milter, SocketInfo, no_reply, run
+
+WAIT_S = 0.02
+MANY_CONNECTIONS = 15_000
 
 
 class AnsweringMilter(Milter):
@@ -96,15 +101,59 @@ class ObservingMilter(Milter):
         """Do nothing."""
 
 
+class ChangingMilter(AnsweringMilter):
+    """Collects headers and body by hand, and changes a header."""
+
+    def begin_message(self) -> None:
+        """Begin with nothing."""
+        self.headers: list[tuple[str, str]] = []
+        self.body = bytearray()
+
+    async def on_header(self, name: str, value: str) -> None:
+        """Keep it."""
+        self.headers.append((name, value))
+
+    async def on_body(self, chunk: bytes) -> None:
+        """Keep it."""
+        self.body += chunk
+
+    async def on_eom(self, actions: EomActions) -> None:
+        """Change the one header that the load generator expects to be changed."""
+        actions.change_header("X-Header-3", 1, "changed")
+
+
+class WaitingMilter(AnsweringMilter):
+    """Waits at the sender, as for an answer from DNS."""
+
+    async def on_mail(self, sender: str, params: list[str]) -> None:
+        """Wait."""
+        await asyncio.sleep(WAIT_S)
+
+
+WORKS: dict[str, type[Milter]] = {
+    "add": AnsweringMilter,
+    "no-reply": ObservingMilter,
+    "change": ChangingMilter,
+    "wait": WaitingMilter,
+}
+
+
 def main() -> None:
     """Serve until SIGINT or SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("address", help="where to listen: inet:PORT@IPV4 or unix:PATH")
+    parser.add_argument("work", nargs="?", choices=sorted(WORKS), default="add")
     parser.add_argument("--uvloop", action="store_true", help="uvloop in place of stock asyncio")
-    parser.add_argument("--no-reply", action="store_true", help="answer only at end of message")
+    parser.add_argument("--log", action="store_true", help="log a line for each message, as usual")
     options = parser.parse_args()
-    milter = ObservingMilter if options.no_reply else AnsweringMilter
-    run(milter, options.address, uvloop=options.uvloop)
+    config = Config(max_connections=MANY_CONNECTIONS)
+    run(
+        WORKS[options.work],
+        options.address,
+        config=config,
+        uvloop=options.uvloop,
+        log_level=logging.INFO if options.log else logging.WARNING,
+    )
 
 
 if __name__ == "__main__":
