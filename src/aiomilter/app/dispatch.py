@@ -45,7 +45,7 @@ from aiomilter.session.filter import FilterSession
 from aiomilter.session.negotiation import NegotiationOffer, Request
 from aiomilter.session.status import Status
 from aiomilter.spec import Options, State
-from aiomilter.wire.commands import EndOfMessage, Rcpt
+from aiomilter.wire.commands import EndOfMessage, Mail, Rcpt
 
 __all__ = ["Dispatcher"]
 
