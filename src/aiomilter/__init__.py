@@ -20,7 +20,19 @@ from aiomilter.aio.config import Config
 from aiomilter.aio.runner import run
 from aiomilter.aio.server import Server, serve
 from aiomilter.app.actions import EomActions
+from aiomilter.app.gathering import MessageNeeds
 from aiomilter.app.macros import Macros
+from aiomilter.app.message import (
+    Body,
+    EmailLimits,
+    EnvelopeAddress,
+    Header,
+    Headers,
+    MailAddress,
+    Message,
+    Recipients,
+    parse_addresses,
+)
 from aiomilter.app.milter import Milter, Verdict
 from aiomilter.app.negotiation import Negotiation
 from aiomilter.app.observer import Observer
@@ -38,10 +50,12 @@ from aiomilter.errors import (
     ActionNotNegotiated,
     ConfigError,
     LocalProtocolError,
+    MessageLimitExceeded,
     MilterError,
     MilterUnavailable,
     ProtocolError,
     RemoteProtocolError,
+    SpoolError,
 )
 from aiomilter.session.status import Status
 from aiomilter.spec import Actions, MacroStage, Options
@@ -49,12 +63,21 @@ from aiomilter.spec import Actions, MacroStage, Options
 __all__ = [
     "ActionNotNegotiated",
     "Actions",
+    "Body",
     "Config",
     "ConfigError",
+    "EmailLimits",
+    "EnvelopeAddress",
     "EomActions",
+    "Header",
+    "Headers",
     "LocalProtocolError",
     "MacroStage",
     "Macros",
+    "MailAddress",
+    "Message",
+    "MessageLimitExceeded",
+    "MessageNeeds",
     "MessageRecord",
     "Milter",
     "MilterError",
@@ -63,16 +86,19 @@ __all__ = [
     "Observer",
     "Options",
     "ProtocolError",
+    "Recipients",
     "RemoteProtocolError",
     "Reply",
     "Server",
     "SocketInfo",
+    "SpoolError",
     "Status",
     "Verdict",
     "__version__",
     "leading_space",
     "macros",
     "no_reply",
+    "parse_addresses",
     "rejected_recipients",
     "run",
     "serve",

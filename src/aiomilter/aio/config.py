@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field, fields
 from ipaddress import ip_network
 
+from aiomilter.app.message.collector import CollectLimits
 from aiomilter.errors import ConfigError
 from aiomilter.session.status import Status
 from aiomilter.spec import MAX_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES_1M
@@ -19,6 +21,7 @@ _ON_ERROR = {
     "continue": Status.CONTINUE,
 }
 _OVERLOAD = ("tempfail", "close")
+_LIMITS = CollectLimits()
 _MOST_CONNECTIONS = 4096
 _DESCRIPTORS_KEPT_FREE = 64
 
@@ -67,6 +70,14 @@ class Config:
         on_error: The verdict after a fault in a handler: ``Status.TEMPFAIL``, ``REJECT``,
             ``ACCEPT`` or ``CONTINUE``, or the same as text (``"tempfail"``). With the last two
             mail passes unfiltered, and the log says so.
+        max_message_headers: How many headers a message may have that is gathered for `on_message`.
+        max_message_header_bytes: How long they may be together.
+        max_message_body_bytes: How large its body may be.
+        spool_threshold: How much of a body is kept in memory; what is larger is in an unnamed
+            temporary file. While memory is tight (``memory_budget``), all of it is.
+        spool_directory: Where these files are made; None for the system's folder.
+        on_limit: The verdict for a message that has more than may be gathered; the values are
+            those of ``on_error``.
         stop_grace: How long a stopping server lets messages finish. systemd kills after 90 s.
         max_threads: How many plain ``def`` handlers run at a time.
         backlog: How many connections may wait to be accepted.
@@ -90,6 +101,12 @@ class Config:
     eom_timeout: float = 240.0
     progress_interval: float = 5.0
     on_error: Status | str = Status.TEMPFAIL
+    max_message_headers: int = _LIMITS.max_headers
+    max_message_header_bytes: int = _LIMITS.max_header_bytes
+    max_message_body_bytes: int = _LIMITS.max_body_bytes
+    spool_threshold: int = _LIMITS.spool_threshold
+    spool_directory: str | None = None
+    on_limit: Status | str = Status.TEMPFAIL
     stop_grace: float = 30.0
     max_threads: int = 32
     backlog: int = 1024
@@ -116,13 +133,33 @@ class Config:
         self._normalise_networks()
         if self.unix_mode > 0o777:
             raise ConfigError(f"unix_mode is at most 0o777, not {self.unix_mode:#o}")
-        self._normalise_on_error()
+        self._normalise_verdict("on_error")
+        self._normalise_verdict("on_limit")
+        if self.spool_directory is not None and not os.path.isdir(self.spool_directory):
+            raise ConfigError(f"spool_directory is no folder: {self.spool_directory!r}")
 
     @property
     def error_status(self) -> Status:
         """`on_error` as a `Status`."""
         assert isinstance(self.on_error, Status)
         return self.on_error
+
+    @property
+    def limit_status(self) -> Status:
+        """`on_limit` as a `Status`."""
+        assert isinstance(self.on_limit, Status)
+        return self.on_limit
+
+    @property
+    def message_limits(self) -> CollectLimits:
+        """What a message may have that is gathered."""
+        return CollectLimits(
+            max_headers=self.max_message_headers,
+            max_header_bytes=self.max_message_header_bytes,
+            max_body_bytes=self.max_message_body_bytes,
+            spool_threshold=self.spool_threshold,
+            directory=self.spool_directory,
+        )
 
     @staticmethod
     def _check_time(name: str, value: object) -> None:
@@ -141,9 +178,9 @@ class Config:
             raise ConfigError(f"allowed_networks: {error}; write it as 192.0.2.0/24") from None
         object.__setattr__(self, "allowed_networks", networks)
 
-    def _normalise_on_error(self) -> None:
-        value = self.on_error
+    def _normalise_verdict(self, name: str) -> None:
+        value = getattr(self, name)
         status = _ON_ERROR.get(value.lower()) if isinstance(value, str) else value
         if status not in _ON_ERROR.values():
-            raise ConfigError(f"on_error is one of {', '.join(_ON_ERROR)}; not {value!r}")
-        object.__setattr__(self, "on_error", status)
+            raise ConfigError(f"{name} is one of {', '.join(_ON_ERROR)}; not {value!r}")
+        object.__setattr__(self, name, status)

@@ -62,6 +62,8 @@ class Shared:
             on_error=config.error_status,
             handler_timeout_s=config.handler_timeout,
             eom_timeout_s=config.eom_timeout,
+            limits=config.message_limits,
+            on_limit=config.limit_status,
         )
         self.observation = Observation(Observers(self.observers), time.perf_counter)
         self.memory = MemoryBudget(config.memory_budget)
