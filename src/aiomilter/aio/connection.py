@@ -249,8 +249,7 @@ class Connection(asyncio.BufferedProtocol):
             self._phase = Phase.HOOK
         self._timer.set(deadline)
         if self._session.outgoing:
-            # Answers to commands before this one, sent together: they go in one write with this
-            # one's answer, unless the handler takes so long that the loop turns.
+            # Of commands before this one: in one write with its answer, unless the loop turns.
             self._loop.call_soon(self._flush)
         return self._ticket
 
@@ -275,8 +274,7 @@ class Connection(asyncio.BufferedProtocol):
         if cut is not None and task.cancelling():
             task.uncancel()
         if task.cancelling():
-            # Somebody else has cancelled the task: the loop is ending. The MTA gets its answer,
-            # then the connection ends.
+            # Somebody else has cancelled the task: the loop is ending. The MTA gets its answer.
             while task.cancelling():
                 task.uncancel()
             self._session.receive_eof()
@@ -435,6 +433,7 @@ class Connection(asyncio.BufferedProtocol):
         finally:
             if ticket == self._ticket:
                 self._timer.close()
+                dispatcher.release()
                 self._kept.release()
                 line.close(self._config.write_timeout)
                 seconds = self._loop.time() - self._opened_at

@@ -45,7 +45,7 @@ from aiomilter.session.filter import FilterSession
 from aiomilter.session.negotiation import NegotiationOffer, Request
 from aiomilter.session.status import Status
 from aiomilter.spec import Options, State
-from aiomilter.wire.commands import EndOfMessage, Mail, Rcpt
+from aiomilter.wire.commands import EndOfMessage, Header, Mail, Rcpt
 
 __all__ = ["Dispatcher"]
 
@@ -125,15 +125,20 @@ class Dispatcher(MessageGatherer):
         if watch is not None:
             watch.see(event)
         if self._message_answer is not None and self._session.message_is_open:
-            self._give_fault_answer(self._message_answer)
+            self._answer_given_up(self._message_answer)
             self.settle()
+            return
+        if handler.kind is _GATHER:
+            if type(event) is Header:
+                self._take_header(event)
+            else:
+                await self._gather(handler, event)
+            if watch is not None:
+                self.settle()
             return
         result: object = FAILED
         is_gone = False
         try:
-            if handler.kind is _GATHER:
-                await self._gather(handler, event)
-                return
             if handler.kind is _EOM:
                 result = await self._end_message(handler)
                 return
@@ -166,8 +171,7 @@ class Dispatcher(MessageGatherer):
             is_gone = True
         finally:
             if watch is not None:
-                if handler.kind is not _GATHER:
-                    watch.note_handler(handler.name, result)
+                watch.note_handler(handler.name, result)
                 self.settle()
             if self._gathering is not None and not self._session.message_is_open:
                 self._end_gathering()
@@ -201,6 +205,8 @@ class Dispatcher(MessageGatherer):
             if self._event is not None and handler.name in ("on_mail", "on_rcpt"):
                 self._note_envelope(handler, self._event, self._policy.on_error)
             self.settle()
+            if not self._session.message_is_open:
+                self._end_gathering()
 
     def answer_internal_error(self) -> None:
         """Let the MTA have a temporary failure for the event in hand, and end the session."""
@@ -209,6 +215,10 @@ class Dispatcher(MessageGatherer):
             with contextlib.suppress(LocalProtocolError):
                 session.respond(Status.TEMPFAIL)
         session.close()
+
+    def release(self) -> None:
+        """Let go of the message in hand: the connection is over, in whatever way."""
+        self._end_gathering()
 
     # Answers
 

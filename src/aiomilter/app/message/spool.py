@@ -6,6 +6,8 @@ Rules of this file:
   its owner alone (0600), is not inherited by children, and is gone when it is closed or the
   process ends, however that ends.
 - Reading does not move a position: several readers do not disturb each other.
+- A file that a thread is at when it is to be closed is closed by that thread: under the number of a
+  descriptor that is closed too soon there may already be another message, or a connection.
 - Every call that touches the file may block, as calls of a disk do: `write` beyond the threshold,
   and all reads of what is in the file.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -28,7 +31,7 @@ CHUNK_BYTES = 65_536
 class Spool:
     """Bytes that are written once, from beginning to end, and read as often as needed."""
 
-    __slots__ = ("_chunks", "_directory", "_file", "_is_closed", "_size", "_threshold")
+    __slots__ = ("_chunks", "_directory", "_file", "_is_closed", "_size", "_threshold", "_users")
 
     def __init__(self, threshold: int, directory: str | Path | None) -> None:
         """Begin empty.
@@ -43,6 +46,8 @@ class Spool:
         self._file: IO[bytes] | None = None
         self._size = 0
         self._is_closed = False
+        # Who is at the file, in any thread. A set's `add` and `discard` are atomic.
+        self._users: set[object] = set()
 
     def __len__(self) -> int:
         return self._size
@@ -71,21 +76,22 @@ class Spool:
             self._chunks.append(data)
             self._size += len(data)
             return
-        try:
-            if self._file is None:
-                import tempfile  # late: it imports much, and most bodies are small
+        with self._use():
+            try:
+                if self._file is None:
+                    import tempfile  # late: it imports much, and most bodies are small
 
-                self._file = tempfile.TemporaryFile(  # noqa: SIM115  (closed by close)
-                    buffering=0, prefix="aiomilter-", dir=self._directory
-                )
-                chunks, self._chunks = self._chunks, []
-                for chunk in chunks:
-                    _write_all(self._file, chunk)
-            _write_all(self._file, data)
-        except OSError as error:
-            self.close()
-            raise SpoolError(f"the body of a message cannot be kept: {error}") from error
-        self._size += len(data)
+                    self._file = tempfile.TemporaryFile(  # noqa: SIM115  (closed by close)
+                        buffering=0, prefix="aiomilter-", dir=self._directory
+                    )
+                    chunks, self._chunks = self._chunks, []
+                    for chunk in chunks:
+                        _write_all(self._file, chunk)
+                _write_all(self._file, data)
+            except OSError as error:
+                self.close()
+                raise SpoolError(f"the body of a message cannot be kept: {error}") from error
+            self._size += len(data)
 
     def read(self) -> bytes:
         """Return all bytes.
@@ -125,22 +131,46 @@ class Spool:
             return self.read()[start:end]
         pieces: list[bytes] = []
         end = min(end, self._size)
-        try:
-            while start < end:
-                piece = os.pread(self._file.fileno(), end - start, start)
-                if not piece:
-                    raise OSError(f"the temporary file ends at {start} of {end} bytes")
-                pieces.append(piece)
-                start += len(piece)
-        except OSError as error:
-            self.close()
-            raise SpoolError(f"the body of a message cannot be read: {error}") from error
+        with self._use() as file:
+            assert file is not None
+            try:
+                while start < end:
+                    piece = os.pread(file.fileno(), end - start, start)
+                    if not piece:
+                        raise OSError(f"the temporary file ends at {start} of {end} bytes")
+                    pieces.append(piece)
+                    start += len(piece)
+            except OSError as error:
+                self.close()
+                raise SpoolError(f"the body of a message cannot be read: {error}") from error
         return b"".join(pieces)
 
     def close(self) -> None:
         """Forget the bytes, and close the file. Calling it again does nothing."""
         self._is_closed = True
         self._chunks = []
+        if not self._users:
+            self._close_file()
+
+    @contextmanager
+    def _use(self) -> Iterator[IO[bytes] | None]:
+        """Keep the file from being closed for as long as it is in use.
+
+        Raises:
+            SpoolError: It is closed.
+        """
+        user = object()
+        self._users.add(user)
+        try:
+            # Only now: from here on nobody else closes the file.
+            self._check_open()
+            yield self._file
+        finally:
+            self._users.discard(user)
+            if self._is_closed and not self._users:
+                self._close_file()
+
+    def _close_file(self) -> None:
         file, self._file = self._file, None
         if file is not None:
             try:
