@@ -194,6 +194,8 @@ def _add_gathering(table: HandlerTable, needs: MessageNeeds) -> None:
         table.handled |= 1 << row.target
         if row.no_reply_option is not None:
             table.options |= row.no_reply_option
+            # An MTA that waits all the same can have a verdict at once.
+            table.optional |= row.no_reply_option
     # Without the one nobody could say what stood behind a colon; the other is for a body that is
     # too large.
     table.options |= Options.LEADING_SPACE | Options.SKIP
