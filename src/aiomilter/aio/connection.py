@@ -152,7 +152,7 @@ class Connection(asyncio.BufferedProtocol):
         return self._read_buffer[:SIP_BYTES] if self._budget.is_tight else self._read_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take in bytes; the task is woken only for an event."""
+        """Take in bytes; the task is woken only for an event, and may be waiting again then."""
         session, arrival = self._session, self._arrival
         session.receive_data(bytes(self._read_buffer[:nbytes]))
         if arrival.wakeup is None:
@@ -170,7 +170,7 @@ class Connection(asyncio.BufferedProtocol):
         else:
             arrival.wake_now(event)
             if nbytes > COUNTED_BYTES:
-                self._kept.count(session.buffered_bytes, self._line)
+                self._kept.count(session.buffered_bytes, None if arrival.wakeup else self._line)
 
     def eof_received(self) -> bool:
         """Note the end of the stream; keep the other direction open for answers."""
