@@ -51,6 +51,11 @@ class Arrival:
         self._event: Event | None = None
         self._is_cancelled = False
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the task waits; it may, again, as soon as it was woken."""
+        return self.wakeup is not None
+
     def wake_now(self, event: Event) -> None:
         """Let the task go on with an event, before this returns; it must be waiting.
 

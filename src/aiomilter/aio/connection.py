@@ -170,7 +170,7 @@ class Connection(asyncio.BufferedProtocol):
         else:
             arrival.wake_now(event)
             if nbytes > COUNTED_BYTES:
-                self._kept.count(session.buffered_bytes, None if arrival.wakeup else self._line)
+                self._kept.count(session.buffered_bytes, None if arrival.is_awaited else self._line)
 
     def eof_received(self) -> bool:
         """Note the end of the stream; keep the other direction open for answers."""
