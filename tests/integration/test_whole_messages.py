@@ -47,7 +47,7 @@ async def test_the_example_does_what_it_says(server: Postfix | Sendmail, sink: S
             assert reply.code == 250, reply
         async with asyncio.timeout(20):
             # In two deliveries or more, as the server likes.
-            while sum(len(one.recipients) for one in sink.since(before)) < 4:
+            while sum(len(one.recipients) for one in sink.since(before)) < 4:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
     deliveries = sink.since(before)
     bodies = {delivery.body for delivery in deliveries}
