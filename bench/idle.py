@@ -17,7 +17,7 @@ from pathlib import Path
 from bench.packets import Peer
 from bench.process import Figures, MilterProcess, raise_descriptor_limit
 
-__all__ = ["main"]
+__all__ = ["main", "without_connections"]
 
 _MB = 1_000_000
 _ASKED_MB = 60

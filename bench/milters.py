@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 
-from aiomilter import EomActions, Milter, Status, time_limit
+from aiomilter import EomActions, Message, Milter, Status, time_limit
 from aiomilter.app.socket_info import SocketInfo
 
-__all__ = ["Quiet", "Soak", "TwoStamps"]
+__all__ = ["Digest", "Quiet", "Soak", "TwoStamps"]
 
 _LIMIT_S = 0.1
 _THREAD_LIMIT_S, _HANG_S = 0.5, 0.8
@@ -46,6 +47,16 @@ class Quiet(Milter):
     async def on_eom(self, actions: EomActions) -> Status:
         actions.add_header("X-Load", self.sender or "")
         return Status.ACCEPT
+
+
+class Digest(Milter):
+    """Reads each message as a whole, in a thread, and tells what it has read."""
+
+    def on_message(self, message: Message) -> None:
+        digest = hashlib.sha256()
+        for chunk in message.body.iter_chunks():
+            digest.update(chunk)
+        message.headers.add("X-Digest", digest.hexdigest())
 
 
 class TwoStamps(Milter):
