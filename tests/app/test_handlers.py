@@ -12,12 +12,16 @@ from aiomilter import (
     Actions,
     ConfigError,
     EomActions,
+    MacroStage,
+    Message,
+    MessageNeeds,
     Milter,
     Options,
     Server,
     SocketInfo,
     Status,
     macros,
+    no_reply,
 )
 from aiomilter.app.handlers import HandlerKind, handler_table
 from aiomilter.session.status import Status as SessionStatus
@@ -199,3 +203,62 @@ async def test_the_handlers_of_the_base_class_do_nothing() -> None:
 
 def test_status_is_the_same_everywhere() -> None:
     assert Status is SessionStatus
+
+
+class Whole(Milter):
+    """Takes whole messages."""
+
+    async def on_message(self, message: Message) -> None: ...
+
+
+@pytest.mark.parametrize("name", ["on_header", "on_eoh", "on_body", "on_eom"])
+def test_on_message_leaves_no_room_for_handlers_of_its_parts(name: str) -> None:
+    milter = type("Both", (Whole,), {name: handler})
+    with pytest.raises(ConfigError, match=rf"Both has both on_message and {name}: on_message is"):
+        handler_table(milter)
+    with pytest.raises(ConfigError, match="Both has both"):
+        Server(milter, "inet:0")
+
+
+@pytest.mark.parametrize("needs", ["HEADERS", None, 1, MessageNeeds])
+def test_what_on_message_needs_is_one_of_two(needs: object) -> None:
+    milter = type("Wrong", (Whole,), {"message_needs": needs})
+    with pytest.raises(ConfigError, match=r"Wrong\.message_needs is .*MessageNeeds\.BODY or"):
+        handler_table(milter)
+
+
+def test_on_message_cannot_be_without_a_reply() -> None:
+    milter = type("Wrong", (Milter,), {"on_message": no_reply(Whole.on_message)})
+    with pytest.raises(ConfigError, match=r"Wrong\.on_message cannot be no_reply"):
+        handler_table(milter)
+
+
+def test_on_message_has_one_parameter() -> None:
+    async def on_message(self: Milter) -> None: ...
+
+    with pytest.raises(ConfigError, match=r"write on_message\(self, message\)"):
+        handler_table(type("Wrong", (Milter,), {"on_message": on_message}))
+
+
+def test_what_is_gathered_is_asked_for_without_replies_where_nobody_handles_it() -> None:
+    class Choosy(Whole):
+        async def on_rcpt(self, recipient: str, params: list[str]) -> None: ...
+
+    table = handler_table(Choosy)
+    silent = (
+        Options.NO_REPLY_CONNECT
+        | Options.NO_REPLY_HELO
+        | Options.NO_REPLY_MAIL
+        | Options.NO_REPLY_HEADER
+        | Options.NO_REPLY_BODY
+    )
+    unwanted = Options.NO_DATA | Options.NO_EOH | Options.NO_UNKNOWN
+    assert table.options == silent | unwanted | Options.LEADING_SPACE | Options.SKIP
+    assert table.optional >= silent | Options.LEADING_SPACE | Options.SKIP
+    assert list(table.by_name) == ["on_rcpt", "on_message"]
+    assert table.gathers
+
+
+def test_the_macros_of_on_message_are_those_of_the_end() -> None:
+    milter = type("Asking", (Milter,), {"on_message": macros("{x}")(Whole.on_message)})
+    assert handler_table(milter).macros == {MacroStage.EOM: ["{x}"]}

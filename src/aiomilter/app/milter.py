@@ -62,25 +62,25 @@ class Milter:
     def hostname(self) -> str | None:
         """The name of the SMTP client, or its address in brackets, as the MTA found it.
 
-        None without a handler `on_connect`: the MTA then does not tell it.
+        None without a handler `on_connect` or `on_message`: the MTA then does not tell it.
         """
         return self._facts.hostname
 
     @fact
     def client(self) -> SocketInfo:
-        """The address of the SMTP client; unknown without a handler `on_connect`."""
+        """The address of the SMTP client; unknown without `on_connect` or `on_message`."""
         return self._facts.client
 
     @fact
     def helo_name(self) -> str | None:
-        """What the client said at HELO or EHLO; None without a handler `on_helo`."""
+        """What the client said at HELO or EHLO; None without `on_helo` or `on_message`."""
         return self._facts.helo_name
 
     @fact
     def sender(self) -> str | None:
         """The envelope sender of the message, as the client sent it, usually in brackets.
 
-        None before MAIL, and without a handler `on_mail`.
+        None before MAIL, and without a handler `on_mail` or `on_message`.
         """
         return self._facts.sender
 
@@ -88,7 +88,7 @@ class Milter:
     def recipients(self) -> tuple[str, ...]:
         """The envelope recipients of the message that were not refused by this milter.
 
-        Empty without a handler `on_rcpt`.
+        Empty without a handler `on_rcpt` or `on_message`.
         """
         return tuple(self._facts.recipients)
 

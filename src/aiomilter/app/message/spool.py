@@ -15,7 +15,7 @@ Rules of this file:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -153,7 +153,7 @@ class Spool:
             self._close_file()
 
     @contextmanager
-    def _use(self) -> Iterator[IO[bytes] | None]:
+    def _use(self) -> Generator[IO[bytes] | None]:
         """Keep the file from being closed for as long as it is in use.
 
         Raises:
