@@ -83,6 +83,9 @@ class FakeHost:
 
         return run()
 
+    def keep(self, gathered_bytes: int) -> bool:
+        return False
+
     def is_stray_at_work(self) -> bool:
         return False
 

@@ -85,6 +85,9 @@ class Host:
 
         return run()
 
+    def keep(self, gathered_bytes: int) -> bool:
+        return False
+
     def is_stray_at_work(self) -> bool:
         return False
 

@@ -108,6 +108,9 @@ class _Host:
     def run_in_thread(self, function: Callable[[], object]) -> Awaitable[object]:
         raise AssertionError("a planned milter has no blocking handler")
 
+    def keep(self, gathered_bytes: int) -> bool:
+        return False
+
     def is_stray_at_work(self) -> bool:
         return False
 
