@@ -262,6 +262,8 @@ class Dispatcher(HandlerRunner):
             result = await self._run(handler, (actions,))
         finally:
             edits = actions.close()
+        if actions.fault is not None:
+            raise self._fault(handler.name, actions.fault, None, kind="wrong_edit")
         self._answer(handler, result, edits)
         return result
 
