@@ -64,6 +64,7 @@ class Connection(asyncio.BufferedProtocol):
         "_deadline_of_handler",
         "_deadline_of_packet",
         "_dispatcher",
+        "_flush_is_due",
         "_is_aborted",
         "_is_stopping",
         "_job",
@@ -127,8 +128,7 @@ class Connection(asyncio.BufferedProtocol):
         # The last handler in a thread, and the tasks of those that were given up.
         self._job: Job | None = None
         self._strays: list[ServingTask] = []
-        self._is_aborted = False
-        self._is_stopping = False
+        self._is_aborted = self._is_stopping = self._flush_is_due = False
 
     # What the transport calls
 
@@ -247,9 +247,10 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._phase = Phase.HOOK
         self._timer.set(deadline)
-        if self._session.has_data_to_send:
+        if self._session.has_data_to_send and not self._flush_is_due:
             # Answers to commands before this one, sent together: they go in one write with this
             # one's answer, unless the handler takes so long that the loop turns.
+            self._flush_is_due = True
             self._loop.call_soon(self._flush)
         return self._ticket
 
@@ -323,8 +324,6 @@ class Connection(asyncio.BufferedProtocol):
                     self._log_end("the MTA did not read its answers in time")
                     self._observers.timed_out("write")
                     self._line.abort()
-            case _:
-                pass
 
     def _on_handler_deadline(self) -> None:
         now = self._loop.time()
@@ -476,6 +475,7 @@ class Connection(asyncio.BufferedProtocol):
     # Output
 
     def _flush(self) -> None:
+        self._flush_is_due = False
         data = self._session.data_to_send()
         if data and self._line is not None:
             self._line.write(data)

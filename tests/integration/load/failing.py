@@ -29,6 +29,7 @@ FAULTS: tuple[Callable[[], BaseException], ...] = (
 EVERY = 10
 """Of so many messages one meets a fault."""
 
+_SETTLE_S = 120
 _A_SESSION = 25
 _CONTENT = b"Subject: kept\r\n\r\n" + b"x" * 70 + b"\r\n"
 
@@ -123,7 +124,7 @@ async def send_all(kind: Mta, messages: int, clients: int = 8) -> Outcome:
             async with asyncio.TaskGroup() as group:
                 for _ in range(clients):
                     group.create_task(_client(server.smtp_port, numbers, outcome, accepted))
-            await server.settle()
+            await server.settle(_SETTLE_S)
         outcome.complaints = complaints(server)
         _judge(sink, accepted, outcome)
     outcome.counts["milter sessions"] = sessions[0]

@@ -26,6 +26,7 @@ from tests.integration.load.servers import UNIX, complaints, mail_server
 
 __all__ = ["Oddities", "send_odd"]
 
+_SETTLE_S = 120
 _A_SESSION = 12
 _STAMP = b"X-Seen: "
 
@@ -170,7 +171,7 @@ async def send_odd(kind: Mta, messages: int, seed: int, clients: int = 8) -> Odd
                 async with asyncio.TaskGroup() as group:
                     for _ in range(clients):
                         group.create_task(_client(server.smtp_port, seed, messages, odd))
-                await server.settle(60)
+                await server.settle(_SETTLE_S)
             odd.complaints = complaints(server)
             deliveries = sink.since(0)
     finally:
