@@ -43,6 +43,8 @@ def switches(session: nox.Session, switch: str) -> None:
     variable = {"optimized": "PYTHONOPTIMIZE", "debug": "PYTHONASYNCIODEBUG"}[switch]
     session.run(
         *("pytest", "--numprocesses=auto", "--dist=loadgroup"),
+        # In the debug mode everything takes several times as long.
+        "--timeout=600",
         # pytest warns that it cannot rewrite assertions of modules that are not the tests' own.
         *("-W", "ignore:assertions not in test modules"),
         *("--ignore=tests/integration", "--ignore=tests/libmilter"),

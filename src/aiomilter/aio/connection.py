@@ -301,29 +301,29 @@ class Connection(asyncio.BufferedProtocol):
     # Time
 
     def _on_deadline(self) -> None:
-        match self._phase:
-            case Phase.HANDLER | Phase.HOOK:
-                self._on_handler_deadline()
-            case Phase.MTA if self._waiter is not None and not self._waiter.done():
-                session = self._session
-                if not session.has_negotiated:
-                    kind, reason = "negotiation", "nothing was negotiated in time"
-                elif session.buffered_bytes:
-                    kind, reason = "packet", "a packet did not arrive whole in time"
-                else:
-                    kind, reason = "idle", f"it was idle for {self._config.idle_timeout:g} s"
-                self._observers.timed_out(kind)
-                self._log_end(reason)
-                session.close()
-                self._wake(None)
-            case Phase.WRITE:
-                assert self._line is not None
-                if self._line.has_been_read_from():
-                    self._timer.set(self._loop.time() + self._config.write_timeout)
-                else:
-                    self._log_end("the MTA did not read its answers in time")
-                    self._observers.timed_out("write")
-                    self._line.abort()
+        phase = self._phase
+        if phase in (Phase.HANDLER, Phase.HOOK):
+            self._on_handler_deadline()
+        elif phase is Phase.MTA and self._waiter is not None and not self._waiter.done():
+            session = self._session
+            if not session.has_negotiated:
+                kind, reason = "negotiation", "nothing was negotiated in time"
+            elif session.buffered_bytes:
+                kind, reason = "packet", "a packet did not arrive whole in time"
+            else:
+                kind, reason = "idle", f"it was idle for {self._config.idle_timeout:g} s"
+            self._observers.timed_out(kind)
+            self._log_end(reason)
+            session.close()
+            self._wake(None)
+        elif phase is Phase.WRITE:
+            assert self._line is not None
+            if self._line.has_been_read_from():
+                self._timer.set(self._loop.time() + self._config.write_timeout)
+            else:
+                self._log_end("the MTA did not read its answers in time")
+                self._observers.timed_out("write")
+                self._line.abort()
 
     def _on_handler_deadline(self) -> None:
         now = self._loop.time()
