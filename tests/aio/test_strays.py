@@ -151,7 +151,9 @@ async def test_a_slow_but_steady_reader_is_not_cut_off() -> None:
         mta.send(EOM)
         received = 0
         while received < len(body):
-            received += len(await mta.reader.read(400_000))
+            piece = await mta.reader.read(400_000)
+            assert piece, f"it was cut off after {received} bytes"
+            received += len(piece)
             await asyncio.sleep(0.02)
 
 

@@ -519,7 +519,7 @@ async def test_a_slow_reader_gets_everything() -> None:
 
     class Verbose(Milter):
         async def on_eom(self, actions: EomActions) -> Status:
-            actions.replace_body(body)
+            actions.replace_body(body, line_endings="raw")
             return Status.ACCEPT
 
     async with session(Verbose) as mta:

@@ -317,7 +317,7 @@ class _Run:
                 case "replacebody":
                     body = call.args[0]
                     assert isinstance(body, bytes)
-                    actions.replace_body(body)
+                    actions.replace_body(body, line_endings="raw")
                 case "quarantine":
                     actions.quarantine(*arguments)  # type: ignore[arg-type]
                 case "progress":

@@ -67,6 +67,7 @@ class Connection(asyncio.BufferedProtocol):
         "_deadline_of_handler",
         "_deadline_of_packet",
         "_dispatcher",
+        "_flush_is_due",
         "_is_aborted",
         "_is_negotiating",
         "_is_stopping",
@@ -132,8 +133,7 @@ class Connection(asyncio.BufferedProtocol):
         self._job: Job | None = None
         self._strays: Sequence[ServingTask] = ()
         self._is_negotiating = True
-        self._is_aborted = False
-        self._is_stopping = False
+        self._is_aborted = self._is_stopping = self._flush_is_due = False
 
     # What the transport calls
 
@@ -248,9 +248,10 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._phase = Phase.HOOK
         self._timer.set(deadline)
-        if self._session.outgoing:
+        if self._session.outgoing and not self._flush_is_due:
             # Answers to commands before this one, sent together: they go in one write with this
             # one's answer, unless the handler takes so long that the loop turns.
+            self._flush_is_due = True
             self._loop.call_soon(self._flush)
         return self._ticket
 
@@ -309,34 +310,30 @@ class Connection(asyncio.BufferedProtocol):
         self._session.send_progress()
         self._flush()
 
-    # Time
-
     def _on_deadline(self) -> None:
-        match self._phase:
-            case Phase.HANDLER | Phase.HOOK:
-                self._on_handler_deadline()
-            case Phase.MTA if self._arrival.wakeup is not None:
-                session = self._session
-                if not session.has_negotiated:
-                    kind, reason = "negotiation", "nothing was negotiated in time"
-                elif session.buffered_bytes:
-                    kind, reason = "packet", "a packet did not arrive whole in time"
-                else:
-                    kind, reason = "idle", f"it was idle for {self._config.idle_timeout:g} s"
-                self._observers.timed_out(kind)
-                self._log_end(reason)
-                session.close()
-                self._arrival.wake_soon()
-            case Phase.WRITE:
-                assert self._line is not None
-                if self._line.has_been_read_from():
-                    self._timer.set(self._loop.time() + self._config.write_timeout)
-                else:
-                    self._log_end("the MTA did not read its answers in time")
-                    self._observers.timed_out("write")
-                    self._line.abort()
-            case _:
-                pass
+        phase = self._phase
+        if phase in (Phase.HANDLER, Phase.HOOK):
+            self._on_handler_deadline()
+        elif phase is Phase.MTA and self._arrival.wakeup is not None:
+            session = self._session
+            if not session.has_negotiated:
+                kind, reason = "negotiation", "nothing was negotiated in time"
+            elif session.buffered_bytes:
+                kind, reason = "packet", "a packet did not arrive whole in time"
+            else:
+                kind, reason = "idle", f"it was idle for {self._config.idle_timeout:g} s"
+            self._observers.timed_out(kind)
+            self._log_end(reason)
+            session.close()
+            self._arrival.wake_soon()
+        elif phase is Phase.WRITE:
+            assert self._line is not None
+            if self._line.has_been_read_from():
+                self._timer.set(self._loop.time() + self._config.write_timeout)
+            else:
+                self._log_end("the MTA did not read its answers in time")
+                self._observers.timed_out("write")
+                self._line.abort()
 
     def _on_handler_deadline(self) -> None:
         now = self._loop.time()
@@ -477,6 +474,7 @@ class Connection(asyncio.BufferedProtocol):
     # Output
 
     def _flush(self) -> None:
+        self._flush_is_due = False
         data = self._session.data_to_send()
         if data and self._line is not None:
             self._line.write(data)

@@ -267,6 +267,8 @@ class Dispatcher(MessageGatherer):
                 result = await self._run_with_message(handler, gathering, actions)
         finally:
             edits = actions.close()
+        if actions.fault is not None:
+            raise self._fault(handler.name, actions.fault, None, kind="wrong_edit")
         self._answer(handler, result, edits)
         return result
 
