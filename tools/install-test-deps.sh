@@ -39,6 +39,7 @@ command -v opendkim-genkey >/dev/null 2>&1 || missing="$missing opendkim-tools"
 command -v miltertest >/dev/null 2>&1 || missing="$missing miltertest"
 command -v systemd-socket-activate >/dev/null 2>&1 || missing="$missing systemd"
 command -v rspamd >/dev/null 2>&1 || missing="$missing rspamd"
+command -v strace >/dev/null 2>&1 || missing="$missing strace"
 command -v m4 >/dev/null 2>&1 || missing="$missing m4"
 command -v unshare >/dev/null 2>&1 || missing="$missing util-linux"
 need_python
