@@ -59,18 +59,12 @@ def test_the_file_has_no_name_and_is_its_owners_alone(tmp_path: Path) -> None:
     spool.write(b"x")
     assert list(tmp_path.iterdir()) == []
     assert spool.is_in_file
-    fd = max(int(name) for name in os.listdir("/proc/self/fd") if is_open(int(name)))
-    assert os.fstat(fd).st_mode & 0o777 == 0o600
-    assert not os.get_inheritable(fd)
+    file = spool._file
+    assert file is not None
+    mode, is_inherited = os.fstat(file.fileno()).st_mode, os.get_inheritable(file.fileno())
     spool.close()
-
-
-def is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
+    assert mode & 0o777 == 0o600
+    assert not is_inherited
 
 
 def test_whoever_collects_knows_when_the_disk_is_touched() -> None:
