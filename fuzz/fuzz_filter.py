@@ -349,7 +349,7 @@ class Owner:
         limit = max(self.script.max_payload_bytes, 4_096) + 5
         assert session.buffered_bytes < limit, f"{session.buffered_bytes} bytes are kept"
         # What is private is looked at, since no public name tells what memory is held.
-        held = len(session._reader._buffer)
+        held = len(session.reader.buffer)
         assert held < limit + chunk_bytes, f"a buffer of {held} bytes"
         kept = (session.macros._sets or (), session.macros._overwritten)
         macros = sum(len(payload) for sets in kept for payload in sets if payload is not None)

@@ -153,9 +153,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take in bytes; the task is woken only for an event."""
-        session, arrival = self._session, self._arrival
+        session, wakeup = self._session, self._arrival.wakeup
         session.receive_data(bytes(self._read_buffer[:nbytes]))
-        if arrival.wakeup is None:
+        if wakeup is None:
             if session.buffered_bytes > _BUFFER_BYTES and self._line is not None:
                 self._line.pause_reading()
             self._kept.count(session.buffered_bytes, self._line)
@@ -168,7 +168,7 @@ class Connection(asyncio.BufferedProtocol):
         if event is None:
             self._finish_batch()
         else:
-            arrival.wake_now(event)
+            self._arrival.wake_now(wakeup, event)
             if nbytes > COUNTED_BYTES:
                 self._kept.count(session.buffered_bytes, self._line)
 
@@ -448,16 +448,16 @@ class Connection(asyncio.BufferedProtocol):
             line.write(session.data_to_send())
         if line.is_reading_paused:
             line.resume_reading()
-        buffered_bytes = session.buffered_bytes
-        if buffered_bytes or session.ends_in_macros:
+        is_in_packet = bool(session.reader.buffer)
+        if is_in_packet or session.ends_in_macros:
             line.acknowledge_at_once()
-        if buffered_bytes or self._kept.bytes:
-            self._kept.count(buffered_bytes)
+        if is_in_packet or self._kept.bytes:
+            self._kept.count(session.buffered_bytes)
         if self._is_negotiating:
             self._is_negotiating = not session.has_negotiated
         if self._is_negotiating:
             deadline = self._deadline_of_packet
-        elif buffered_bytes:
+        elif is_in_packet:
             deadline = self._deadline_of_part(session.packets_received)
         else:
             self._packets_at_deadline = -1
