@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -305,3 +306,62 @@ def test_a_process_that_has_ended_is_started_again(
         exporter.stop()
         for number in lifeline:
             os.close(number)
+
+
+def test_a_process_that_cannot_be_started_again_for_now_is_no_reason_to_end(
+    folder: MetricsFolder, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lifeline = os.pipe()
+    exporter = Exporter(folder, ("127.0.0.1", 0), lifeline, lambda: None, lambda: None)
+    exporter.start(is_patient=False)
+    first = exporter._pid
+    os.kill(first, signal.SIGKILL)
+    os.waitpid(first, 0)
+
+    def fail() -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    try:
+        with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
+            patch.setattr(os, "fork", fail)
+            descriptors = len(os.listdir("/proc/self/fd"))
+            for _ in range(3):
+                exporter._not_before = 0.0
+                exporter.keep_alive()
+            assert len(os.listdir("/proc/self/fd")) == descriptors
+        assert caplog.text.count("for now there can be no other one: Resource") == 1
+        exporter._not_before = 0.0
+        exporter.keep_alive()
+        assert exporter._pid != first
+    finally:
+        exporter.stop()
+        for number in lifeline:
+            os.close(number)
+
+
+def test_without_a_process_there_are_no_metrics_and_a_reason(
+    folder: MetricsFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", fail)
+    exporter = Exporter(folder, ("127.0.0.1", 0), (-1, -1), lambda: None, lambda: None)
+    with pytest.raises(ConfigError, match="no process for the metrics: Resource temporarily"):
+        exporter.start(is_patient=False)
+    exporter.stop()
+
+
+def test_files_that_cannot_be_renamed_are_said_and_end_nothing(
+    folder: MetricsFolder, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count(folder, "counter", 7, 1)
+
+    def fail(*_arguments: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", fail)
+        folder.forget_worker(7, are_summed=True)
+    assert "the metrics of worker 7, which has ended, stay as they are: Read-only" in caplog.text
+    assert value_of(folder, "some_counter_total") == 1

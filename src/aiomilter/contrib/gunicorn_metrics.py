@@ -3,7 +3,8 @@
 Rules of this file:
 
 - The process above the workers does no more than to rename and remove files and to write a few
-  numbers into memory. It never imports prometheus_client, and nothing here can keep it waiting.
+  numbers into memory. It never imports prometheus_client, and nothing here can keep it waiting
+  or end it.
 - What a dead worker has counted stays; what was true of it only while it lived is removed.
 - Its files are summed up into one by the process that serves the metrics. With each reload there
   would be more of them otherwise.
@@ -11,6 +12,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import shutil
@@ -26,6 +28,8 @@ from pathlib import Path
 from aiomilter.errors import ConfigError
 
 __all__ = ["SUMMED_KINDS", "MetricsFolder", "ServiceStatus", "require_prometheus"]
+
+_logger = logging.getLogger("aiomilter")
 
 _VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 SUMMED_KINDS = ("counter", "histogram", "summary")
@@ -167,16 +171,27 @@ class MetricsFolder:
         """
         if self._path is None:
             return
-        with self.status.changing_files():
-            for file in self._path.glob(f"*_{pid}.db"):
-                kind, _, rest = file.stem.partition("_")
-                with suppress(FileNotFoundError):
-                    if rest.startswith("live"):
-                        file.unlink()
-                    elif are_summed and kind in SUMMED_KINDS:
-                        self._ended += 1
-                        name = f"{kind}{self.ended_prefix}{self._ended:09}.db"
-                        file.rename(file.with_name(name))
+        try:
+            with self.status.changing_files():
+                self._rename(self._path, pid, are_summed=are_summed)
+        except OSError as error:
+            # No descriptor, or a disk that can be read only: no reason to serve no mail.
+            _logger.warning(
+                "the metrics of worker %d, which has ended, stay as they are: %s",
+                pid,
+                error.strerror,
+            )
+
+    def _rename(self, folder: Path, pid: int, *, are_summed: bool) -> None:
+        for file in folder.glob(f"*_{pid}.db"):
+            kind, _, rest = file.stem.partition("_")
+            with suppress(FileNotFoundError):
+                if rest.startswith("live"):
+                    file.unlink()
+                elif are_summed and kind in SUMMED_KINDS:
+                    self._ended += 1
+                    name = f"{kind}{self.ended_prefix}{self._ended:09}.db"
+                    file.rename(file.with_name(name))
 
     def remove(self) -> None:
         """Remove the folder if it was made here; also for a process that outlives its maker."""
