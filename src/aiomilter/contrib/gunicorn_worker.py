@@ -55,6 +55,9 @@ _logger = logging.getLogger("aiomilter")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 """What must not be lost between the fork and the moment a worker knows what to do with it."""
 
+_MOST_WORKERS = 1000
+"""Far more than there are processors: with a zero too many no memory would be left."""
+_EXIT_FAILURE = 1
 _ORPHAN_GRACE_S = 0.8
 _ORPHAN_END_S = 1.5
 """How long a worker without the process above it may live; two seconds are promised."""
@@ -107,6 +110,8 @@ class WorkerSettings:
             value: object = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ConfigError(f"{name} is a whole number from 1 on, not {value!r}")
+        if self.workers > _MOST_WORKERS:
+            raise ConfigError(f"workers are at most {_MOST_WORKERS}, not {self.workers}")
         for name in ("worker_timeout", "start_timeout"):
             seconds: float = getattr(self, name)
             if not seconds > 0:
@@ -187,6 +192,13 @@ class MilterWorker(Worker):
             self.notes.problem = str(error)
             # As if all were well: the process above knows, and says what is to be said.
             sys.exit(0)
+        except SystemExit:
+            raise
+        except BaseException as error:
+            # gunicorn would write its text to stderr as it is, beside the log.
+            what = describe_error(error)
+            _logger.critical("worker %d has failed: %s", os.getpid(), what, exc_info=error)
+            sys.exit(_EXIT_FAILURE)
 
     def notify(self) -> None:
         """Give a sign of life."""
