@@ -27,7 +27,13 @@ from pathlib import Path
 
 from aiomilter.errors import ConfigError
 
-__all__ = ["SUMMED_KINDS", "MetricsFolder", "ServiceStatus", "require_prometheus"]
+__all__ = [
+    "SUMMED_KINDS",
+    "MetricsFolder",
+    "ServiceStatus",
+    "require_prometheus",
+    "with_room_for_files",
+]
 
 _logger = logging.getLogger("aiomilter")
 
@@ -39,6 +45,9 @@ SUMMED_KINDS = ("counter", "histogram", "summary")
 _STATUS = struct.Struct("IIIId")
 _FILES_VERSION = struct.Struct("I")
 _FILES_VERSION_AT = _STATUS.size
+_ROOM_BYTES = 4 << 20
+"""Four files, of which each has up to 1 MiB at the beginning."""
+_FILE_BYTES = 1 << 16
 _SILENT_AFTER_S = 10.0
 """The process above the workers writes at least once a second."""
 
@@ -56,6 +65,31 @@ def require_prometheus() -> None:
             "prometheus_client is imported already, and would not add up the metrics of several "
             "processes: import it in what the workers load, and nowhere else"
         )
+
+
+@contextmanager
+def with_room_for_files() -> Generator[None]:
+    """Make sure that a worker's files have the room on the disk that they need.
+
+    They are written by way of memory: without room that ends the process, by SIGBUS, at whatever
+    moment a page is written to for the first time.
+
+    Raises:
+        OSError: There is no room, or no folder.
+    """
+    folder = Path(os.environ[_VARIABLE])
+    # Not on all systems.
+    reserve = getattr(os, "posix_fallocate", None)
+    if reserve is not None:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            reserve(file.fileno(), 0, _ROOM_BYTES)
+    yield
+    if reserve is not None:
+        # The one of gauges that are added up is not there before the first connection.
+        later = folder / f"gauge_livesum_{os.getpid()}.db"
+        for path in {later, *folder.glob(f"*_{os.getpid()}.db")}:
+            with path.open("ab") as file:
+                reserve(file.fileno(), 0, path.stat().st_size or _FILE_BYTES)
 
 
 class ServiceStatus:

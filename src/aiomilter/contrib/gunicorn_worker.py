@@ -45,6 +45,7 @@ from aiomilter.app.observer import Observer
 from aiomilter.app.text import describe_error
 from aiomilter.contrib.gunicorn_guard import Guard
 from aiomilter.contrib.gunicorn_log import ArbiterLog
+from aiomilter.contrib.gunicorn_metrics import with_room_for_files
 from aiomilter.errors import ConfigError
 from aiomilter.session.status import Status
 
@@ -284,7 +285,7 @@ class MilterWorker(Worker):
         factory, lifespan, observers = self._served
         config = self._settings.config
         if self._settings.metrics is not None:
-            observers = (_metrics_observer(), *observers)
+            observers = (*_metrics_observers(), *observers)
         # For what it says about a class; the server itself sees no class, but a function.
         Server(factory, *self.sockets, config=config, lifespan=lifespan)
         guard = Guard(self.notes, self._application.ledger, self._settings.crash_verdict)
@@ -324,12 +325,19 @@ async def _stop(server: Server, hurry: asyncio.Event) -> None:
         stopping.result()
 
 
-def _metrics_observer() -> Observer:
+def _metrics_observers() -> tuple[Observer, ...]:
     # Late, as it needs prometheus_client.
     from aiomilter.contrib.prometheus import PrometheusObserver
 
     try:
-        return PrometheusObserver()
+        with with_room_for_files():
+            return (PrometheusObserver(),)
+    except OSError as error:
+        _logger.error(
+            "worker %d serves without metrics, for which there is no room or no folder: %s",
+            *(os.getpid(), error.strerror),
+        )
+        return ()
     except ValueError as error:
         raise ConfigError(
             f"the metrics are there twice ({error}): leave out the PrometheusObserver of your own"
