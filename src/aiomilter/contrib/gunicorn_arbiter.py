@@ -88,6 +88,7 @@ class MilterArbiter(Arbiter):
         self._is_successor = is_successor
         self._status = ServiceStatus()
         self._metrics = MetricsFolder(self._status, is_shared=is_successor)
+        app.clean_up = self._metrics.remove
         self._exporter: Exporter | None = None
         if self._settings.metrics is not None:
             address = self._settings.metrics

@@ -126,12 +126,14 @@ class MilterApplication(BaseApplication):
         milter_settings: How workers are run.
         ledger: The messages that end workers.
         lifeline: The two ends of a pipe; the arbiter alone keeps the one that writes open.
+        clean_up: Called by workers that the arbiter has left behind.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
         self.milter_settings = settings
         self.ledger = CrashLedger(settings.crash_limit)
         self.lifeline = os.pipe()
+        self.clean_up: Callable[[], None] = lambda: None
         super().__init__()
 
     def load_config(self) -> None:
@@ -176,6 +178,7 @@ class MilterWorker(Worker):
         self._settings = application.milter_settings
         self._served: Served | None = None
         self._orphaned: Callable[[], None] | None = None
+        self._is_orphaned = False
 
     @property
     def is_leaving(self) -> bool:
@@ -189,6 +192,8 @@ class MilterWorker(Worker):
         threading.Thread(target=self._watch_lifeline, args=(reading,), daemon=True).start()
         try:
             super().init_process()
+            if self._is_orphaned:
+                self._application.clean_up()
         except ConfigError as error:
             self.notes.problem = str(error)
             # As if all were well: the process above knows, and says what is to be said.
@@ -300,10 +305,12 @@ class MilterWorker(Worker):
     def _watch_lifeline(self, reading: int) -> None:
         with contextlib.suppress(OSError):
             os.read(reading, 1)
+        self._is_orphaned = True
         if self._orphaned is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the end is near
                 self._orphaned()
             time.sleep(_ORPHAN_END_S)
+        self._application.clean_up()
         os._exit(1)
 
 
