@@ -22,7 +22,7 @@ from collections.abc import Callable
 from aiomilter.app.actions import EomActions
 from aiomilter.app.arguments import ARGUMENTS
 from aiomilter.app.facts import Facts
-from aiomilter.app.gatherer import MessageGatherer
+from aiomilter.app.gatherer import MessageGatherer, keeps_message
 from aiomilter.app.handlers import Handler, HandlerKind, handler_table
 from aiomilter.app.host import Cut, FaultPolicy, Host
 from aiomilter.app.milter import Milter
@@ -268,7 +268,14 @@ class Dispatcher(MessageGatherer):
         finally:
             edits = actions.close()
         if actions.fault is not None:
-            raise self._fault(handler.name, actions.fault, None, kind="wrong_edit")
+            known = read_result(result)
+            stands = known is not None and not keeps_message(result)
+            # A refusal stands: `on_error` may be to let mail pass.
+            answer = known[0] if known is not None and stands else None
+            fault = self._fault(handler.name, actions.fault, None, answer, kind="wrong_edit")
+            if not stands:
+                raise fault
+            edits = b""
         self._answer(handler, result, edits)
         return result
 

@@ -25,7 +25,7 @@ from aiomilter.session.status import Status
 from aiomilter.spec import Options
 from aiomilter.wire.commands import Body, Header, Rcpt
 
-__all__ = ["MessageGatherer"]
+__all__ = ["MessageGatherer", "keeps_message"]
 
 _CONTINUE = Status.CONTINUE
 _REFUSALS = (Status.REJECT, Status.TEMPFAIL)
@@ -50,6 +50,12 @@ _WRITE_BODY = Handler("on_message", _write_body, is_async=False)
 _MAKE_EDITS = Handler(
     "on_message", _make_edits, is_async=False, time_limit_s=_EDITS_LIMIT_S, kind=HandlerKind.EOM
 )
+
+
+def keeps_message(result: object) -> bool:
+    """Return whether the MTA goes on with the message after this result, so that edits matter."""
+    known = read_result(result)
+    return known is not None and known[0] in _KEEPS_MESSAGE
 
 
 class MessageGatherer(HandlerRunner):
@@ -144,8 +150,7 @@ class MessageGatherer(HandlerRunner):
         """
         message = gathering.message(self._facts)
         result = await self._run(handler, (message,))
-        known = read_result(result)
-        if known is None or known[0] not in _KEEPS_MESSAGE:
+        if not keeps_message(result):
             return result
         if message.body.touches_disk:
             await self._run(_MAKE_EDITS, (gathering, message, actions, self.log))
