@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiomilter import Config, Milter, no_reply
@@ -20,7 +21,7 @@ class FakeTransport(asyncio.Transport):
         super().__init__()
         self.written: list[bytes] = []
         self.connection: Connection | None = None
-        self.is_reading = True
+        self.reads = True
 
     def write(self, data: Any) -> None:
         self.written.append(bytes(data))
@@ -28,10 +29,10 @@ class FakeTransport(asyncio.Transport):
             self.connection.pause_writing()
 
     def pause_reading(self) -> None:
-        self.is_reading = False
+        self.reads = False
 
     def resume_reading(self) -> None:
-        self.is_reading = True
+        self.reads = True
 
     def is_closing(self) -> bool:
         return False
@@ -90,83 +91,81 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def connected(milter: type[Milter], shared: Shared) -> tuple[Connection, FakeTransport]:
-    """Return a connection that has negotiated."""
+@asynccontextmanager
+async def connected(
+    milter: type[Milter], shared: Shared
+) -> AsyncIterator[tuple[Connection, FakeTransport]]:
+    """Have a connection that has negotiated; it is lost in the end."""
     transport = FakeTransport()
     connection = Connection(milter, shared, "inet:1", lambda _: None)
     connection.connection_made(transport)
     await turns()
     await feed(connection, OFFER)
     await turns()
-    return connection, transport
-
-
-async def ended(connection: Connection) -> None:
-    connection.connection_lost(None)
-    await turns()
+    try:
+        yield connection, transport
+    finally:
+        connection.connection_lost(None)
+        await turns()
 
 
 async def test_who_sends_more_than_is_read_at_a_time_leaves_others_their_turn() -> None:
     # uvloop reads up to 32 times in one turn as long as the buffer is full each time.
-    connection, transport = await connected(Headers, Shared(Config(), WorkerThreads(1)))
-    Headers.seen = 0
-    much = (HEADER * READ_BYTES)[:READ_BYTES]
-    seen = await feed(
-        connection,
-        MAIL + RCPT + DATA + HEADER,
-        much,
-        HEADER[READ_BYTES % len(HEADER) :],
-        look=lambda: (Headers.seen, transport.is_reading),
-    )
-    assert seen == [(1, True), (1, True), (1, False)]
-    await turns()
-    assert (Headers.seen, transport.is_reading) == (2 + READ_BYTES // len(HEADER), True)
-    await ended(connection)
+    async with connected(Headers, Shared(Config(), WorkerThreads(1))) as (connection, transport):
+        Headers.seen = 0
+        much = (HEADER * READ_BYTES)[:READ_BYTES]
+        seen = await feed(
+            connection,
+            MAIL + RCPT + DATA + HEADER,
+            much,
+            HEADER[READ_BYTES % len(HEADER) :],
+            look=lambda: (Headers.seen, transport.reads),
+        )
+        assert seen == [(1, True), (1, True), (1, False)]
+        await turns()
+        assert (Headers.seen, transport.reads) == (2 + READ_BYTES // len(HEADER), True)
 
 
 async def test_an_mta_that_reads_nothing_is_not_written_to_for_ever() -> None:
     # Nor where no handler is called for what it sends.
-    connection, transport = await connected(Headers, Shared(Config(), WorkerThreads(1)))
-    transport.connection = connection
-    await feed(connection, HELO)
-    await turns()
-    written = len(transport.written)
-    await feed(connection, HELO * 10, HELO * 10)
-    await turns()
-    assert len(transport.written) == written
-    transport.connection = None
-    connection.resume_writing()
-    await turns()
-    assert transport.written[-1] == packet(b"c") * 20
-    await ended(connection)
+    async with connected(Headers, Shared(Config(), WorkerThreads(1))) as (connection, transport):
+        transport.connection = connection
+        await feed(connection, HELO)
+        await turns()
+        written = len(transport.written)
+        await feed(connection, HELO * 10, HELO * 10)
+        await turns()
+        assert len(transport.written) == written
+        transport.connection = None
+        connection.resume_writing()
+        await turns()
+        assert transport.written[-1] == packet(b"c") * 20
 
 
 async def test_who_has_sent_half_a_packet_is_read_from_while_memory_is_tight() -> None:
     # It is the other half that lets go of the memory.
     shared = Shared(Config(memory_budget=1_000_000), WorkerThreads(1))
-    connection, transport = await connected(Bodies, shared)
-    await feed(connection, MAIL + RCPT + DATA + EOH)
-    await turns()
-    shared.memory.change(900_000)
-    await feed(connection, packet(b"B", b"x" * 1000) + packet(b"B", b"x" * 60_000)[:6000])
-    assert transport.is_reading
-    assert shared.memory.used == 906_000
-    await turns()
-    assert transport.is_reading
-    await ended(connection)
+    async with connected(Bodies, shared) as (connection, transport):
+        await feed(connection, MAIL + RCPT + DATA + EOH)
+        await turns()
+        shared.memory.change(900_000)
+        await feed(connection, packet(b"B", b"x" * 1000) + packet(b"B", b"x" * 60_000)[:6000])
+        assert transport.reads
+        assert shared.memory.used == 906_000
+        await turns()
+        assert transport.reads
     assert shared.memory.used == 900_000
 
 
 async def test_what_comes_after_a_connection_was_cut_short_is_not_taken_for_packets() -> None:
-    connection, _ = await connected(Headers, Shared(Config(), WorkerThreads(1)))
-    Headers.seen = 0
-    cut_short = [connection.cut_short]
-    await feed(
-        connection,
-        MAIL + RCPT + DATA + HEADER[:3],
-        HEADER + ABORT,
-        look=lambda: cut_short.pop()() if cut_short else None,
-    )
-    await turns()
-    assert Headers.seen == 0
-    await ended(connection)
+    async with connected(Headers, Shared(Config(), WorkerThreads(1))) as (connection, _):
+        Headers.seen = 0
+        cut_short = [connection.cut_short]
+        await feed(
+            connection,
+            MAIL + RCPT + DATA + HEADER[:3],
+            HEADER + ABORT,
+            look=lambda: cut_short.pop()() if cut_short else None,
+        )
+        await turns()
+        assert Headers.seen == 0
