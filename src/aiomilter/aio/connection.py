@@ -26,7 +26,7 @@ from aiomilter.aio.deadline import DeadlineTimer
 from aiomilter.aio.line import Line
 from aiomilter.aio.memory import COUNTED_BYTES, SIP_BYTES, KeptBytes
 from aiomilter.aio.phase import Phase
-from aiomilter.aio.shared import Shared
+from aiomilter.aio.shared import READ_BYTES, Shared
 from aiomilter.aio.task import ServingTask
 from aiomilter.aio.threads import Job, JobState
 from aiomilter.app.handlers import HandlerKind
@@ -129,9 +129,9 @@ class Connection(asyncio.BufferedProtocol):
         # Of the packet that has partly arrived; at first, of the whole negotiation.
         self._deadline_of_packet = self._loop.time() + config.negotiation_timeout
         self._packets_at_deadline = 0
-        # The last handler in a thread, and the tasks of those that were given up.
+        # The last handler in a thread, and those that were given up and go on.
         self._job: Job | None = None
-        self._strays: Sequence[ServingTask] = ()
+        self._strays: Sequence[ServingTask | Job] = ()
         self._is_negotiating = True
         self._is_aborted = self._is_stopping = self._flush_is_due = False
 
@@ -153,8 +153,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take in bytes; the task is woken only for an event."""
-        session, wakeup = self._session, self._arrival.wakeup
+        session, arrival = self._session, self._arrival
         session.receive_data(bytes(self._read_buffer[:nbytes]))
+        if nbytes == READ_BYTES:
+            arrival.wake_soon()  # uvloop reads on, up to 4 MiB in one turn; others wait.
+        wakeup = arrival.wakeup
         if wakeup is None:
             if session.buffered_bytes > _BUFFER_BYTES and self._line is not None:
                 self._line.pause_reading()
@@ -168,9 +171,10 @@ class Connection(asyncio.BufferedProtocol):
         if event is None:
             self._finish_batch()
         else:
-            self._arrival.wake_now(wakeup, event)
+            arrival.wake_now(wakeup, event)
             if nbytes > COUNTED_BYTES:
-                self._kept.count(session.buffered_bytes, self._line)
+                busy_line = self._line if arrival.wakeup is None else None
+                self._kept.count(session.buffered_bytes, busy_line)
 
     def eof_received(self) -> bool:
         """Note the end of the stream; keep the other direction open for answers."""
@@ -264,10 +268,9 @@ class Connection(asyncio.BufferedProtocol):
         task = self._task
         assert task is not None
         overdue_s = self._loop.time() - self._deadline_of_handler
-        is_disturbed = task.is_asked_to_end or task.cancelling()
-        if self._cut is None and not is_disturbed and overdue_s <= _TIMER_LAG_S:
-            return None
-        return self._settle_cut(task, overdue_s)
+        if self._cut or task.is_asked_to_end or task.cancelling() or overdue_s > _TIMER_LAG_S:
+            return self._settle_cut(task, overdue_s)
+        return None
 
     def _settle_cut(self, task: ServingTask, overdue_s: float) -> Cut | None:
         """Take back the cancellations of a handler that has ended; return what they meant."""
@@ -291,7 +294,8 @@ class Connection(asyncio.BufferedProtocol):
         return cut or (Cut.FROM_OUTSIDE if by_handler else None)
 
     def run_in_thread(self, function: Callable[[], object]) -> Awaitable[object]:
-        """Run a function that may block."""
+        """Run a function that may block; a hook perhaps while a handler is still at work."""
+        self.is_stray_at_work()
         self._job = self._threads.submit(function)
         return self._job.result()
 
@@ -301,9 +305,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def is_stray_at_work(self) -> bool:
         """Return whether a handler that was cut short goes on all the same."""
-        self._strays = [stray for stray in self._strays if not stray.done()]
-        in_thread = self._job is not None and self._job.state is JobState.RUNNING
-        return in_thread or bool(self._strays)
+        strays = self._strays if self._job is None else (*self._strays, self._job)
+        self._strays = [stray for stray in strays if not stray.done()]
+        return bool(self._strays)
 
     async def send_progress(self) -> None:
         """Tell the MTA that the end of the message takes longer."""
@@ -326,8 +330,7 @@ class Connection(asyncio.BufferedProtocol):
             self._log_end(reason)
             session.close()
             self._arrival.wake_soon()
-        elif phase is Phase.WRITE:
-            assert self._line is not None
+        elif phase is Phase.WRITE and self._line is not None:
             if self._line.has_been_read_from():
                 self._timer.set(self._loop.time() + self._config.write_timeout)
             else:
@@ -352,8 +355,7 @@ class Connection(asyncio.BufferedProtocol):
             self._cut_handler(Cut.TIME_LIMIT)
 
     def _cut_handler(self, cut: Cut) -> None:
-        assert self._task is not None
-        if self._cut is None:
+        if self._cut is None and self._task is not None:
             self._task.cancel()
             self._timer.set(self._loop.time() + _CANCEL_GRACE_S)
         self._cut = cut
@@ -376,10 +378,7 @@ class Connection(asyncio.BufferedProtocol):
     # The task
 
     async def _serve(self, line: Line) -> None:
-        """Serve events until the connection is over.
-
-        Long, since a coroutine more would cost each connection 250 bytes, each command a frame.
-        """
+        """Serve events until the connection is over; long, as each coroutine costs 250 bytes."""
         ticket = self._ticket
         session, dispatcher, arrival = self._session, self._dispatcher, self._arrival
         is_ending = False
@@ -446,6 +445,8 @@ class Connection(asyncio.BufferedProtocol):
             self._dispatcher.settle()
         if session.outgoing:
             line.write(session.data_to_send())
+            if line.is_writing_paused:
+                self._arrival.wake_soon()  # It is the task that waits, if it is not at work.
         if line.is_reading_paused:
             line.resume_reading()
         is_in_packet = bool(session.reader.buffer)

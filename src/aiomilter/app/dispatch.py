@@ -201,6 +201,8 @@ class Dispatcher(MessageGatherer):
             if self._event is not None and handler.name in ("on_mail", "on_rcpt"):
                 self._note_envelope(handler, self._event, self._policy.on_error)
             self.settle()
+            if not self._session.message_is_open:
+                self._end_gathering()
 
     def answer_internal_error(self) -> None:
         """Let the MTA have a temporary failure for the event in hand, and end the session."""

@@ -9,6 +9,8 @@ Rules of this file:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from aiomilter.app.actions import EomActions
 from aiomilter.app.arguments import ARGUMENTS
 from aiomilter.app.facts import Facts
@@ -16,7 +18,7 @@ from aiomilter.app.gathering import Gathering
 from aiomilter.app.handlers import Handler, HandlerKind
 from aiomilter.app.host import FaultPolicy, Host
 from aiomilter.app.results import read_result
-from aiomilter.app.running import HandlerRunner
+from aiomilter.app.running import FaultError, HandlerRunner
 from aiomilter.app.text import decode_text, describe_error
 from aiomilter.errors import MessageLimitExceeded
 from aiomilter.session.events import Event
@@ -35,9 +37,9 @@ _EDITS_LIMIT_S = 30.0
 """For reading and comparing what is in files; on top of the budget of `on_message`."""
 
 
-def _write_body(milter: object, gathering: Gathering, chunk: bytes) -> None:
+def _write_body(milter: object, write: Callable[[bytes], None], chunk: bytes) -> None:
     del milter
-    gathering.write_body(chunk)
+    write(chunk)
 
 
 def _make_edits(milter: object, gathering: Gathering, *arguments: object) -> None:
@@ -118,6 +120,11 @@ class MessageGatherer(HandlerRunner):
                 self._note_envelope(handler, event, _CONTINUE)
         except MessageLimitExceeded as error:
             self._exceed(error)
+        except FaultError as fault:
+            # A body with a hole is none that anything may be made of.
+            self._message_answer = fault.answer
+            self._end_gathering()
+            raise
         else:
             self._session.respond(_CONTINUE)
 
@@ -125,7 +132,8 @@ class MessageGatherer(HandlerRunner):
         """Keep a piece of the body."""
         gathering.check_room(len(chunk))
         if gathering.goes_to_file(len(chunk)):
-            await self._run(_WRITE_BODY, (gathering, chunk))
+            # Of this message: a thread that comes too late must not meet another one.
+            await self._run(_WRITE_BODY, (gathering.body_writer(), chunk))
         else:
             gathering.write_body(chunk)
         if self._host.keep(gathering.bytes_in_memory):

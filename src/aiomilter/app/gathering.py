@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import logging
+from collections.abc import Callable
 
 from aiomilter.app.actions import EomActions
 from aiomilter.app.facts import Facts
@@ -99,6 +100,16 @@ class Gathering:
     def goes_to_file(self, size: int) -> bool:
         """Whether so many more bytes of a body touch the disk, and are a thing for a thread."""
         return self._collector is not None and self._collector.goes_to_file(size)
+
+    def body_writer(self) -> Callable[[bytes], None]:
+        """Return what writes to the message in hand, and to no other.
+
+        Raises:
+            MessageLimitExceeded: There is none: it was more than may be gathered.
+        """
+        if self._collector is None:
+            raise MessageLimitExceeded("the message was given up before")
+        return self._collector.body
 
     def write_body(self, chunk: bytes) -> None:
         """Take a piece of the body.

@@ -165,8 +165,12 @@ class FilterSession(AnsweringSession):
     # Input
 
     def receive_data(self, data: bytes) -> None:
-        """Take in bytes from the MTA; after the end of the connection they are of no interest."""
-        if not self._ended:
+        """Take in bytes from the MTA; after the end of the connection they are of no interest.
+
+        Nor are they after `receive_eof`: what came before may be discarded by now, and these
+        would begin anywhere in a packet.
+        """
+        if not self._ended and not self._eof:
             self.reader.receive_data(data)
 
     def receive_eof(self) -> None:
