@@ -351,3 +351,21 @@ async def test_the_label_of_its_listener_is_known_to_a_milter(tmp_path: Path) ->
                 assert await mta.ask(MAIL) == b"c"
         port = server.sockets[0].getsockname()[1]
     assert labels == [f"inet:{port}@127.0.0.1", unix]
+
+
+async def test_p22_half_a_packet_is_read_on_while_memory_is_tight() -> None:
+    """Though what came ahead of it was served within the same read."""
+    milter = recorder()
+    async with (
+        serving(milter, memory_budget=400_000) as server,
+        Mta.connected(server.sockets[0]) as mta,
+    ):
+        memory = server._shared.memory
+        await mta.begin()
+        memory.change(390_000)
+        long = packet(b"L", b"X-Long\0" + b"x" * 60_000 + b"\0")
+        mta.send(MAIL, RCPT, long[:7_000])
+        assert await mta.replies(2) == [b"c", b"c"]
+        mta.send(long[7_000:])
+        assert await mta.reply() == b"c"
+        memory.change(-390_000)

@@ -66,6 +66,8 @@ class FakeHost:
         self.cuts: list[Cut | None] = []
         self.progress = 0
         self.in_thread = 0
+        self.kept = self.most_kept = 0
+        self.memory_is_tight = False
 
     def start_clock(self, limit_s: float, kind: HandlerKind) -> int:
         self.clocks.append((limit_s, kind))
@@ -84,7 +86,9 @@ class FakeHost:
         return run()
 
     def keep(self, gathered_bytes: int) -> bool:
-        return False
+        self.kept = gathered_bytes
+        self.most_kept = max(self.most_kept, gathered_bytes)
+        return self.memory_is_tight
 
     def is_stray_at_work(self) -> bool:
         return False

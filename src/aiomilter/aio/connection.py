@@ -152,7 +152,7 @@ class Connection(asyncio.BufferedProtocol):
         return self._read_buffer[:SIP_BYTES] if self._budget.is_tight else self._read_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take in bytes; the task is woken only for an event."""
+        """Take in bytes; the task is woken only for an event, and may be waiting again then."""
         session, arrival = self._session, self._arrival
         session.receive_data(bytes(self._read_buffer[:nbytes]))
         if nbytes == READ_BYTES:
@@ -253,8 +253,7 @@ class Connection(asyncio.BufferedProtocol):
             self._phase = Phase.HOOK
         self._timer.set(deadline)
         if self._session.outgoing and not self._flush_is_due:
-            # Answers to commands before this one, sent together: they go in one write with this
-            # one's answer, unless the handler takes so long that the loop turns.
+            # Of commands before this one: in one write with its answer, unless the loop turns.
             self._flush_is_due = True
             self._loop.call_soon(self._flush)
         return self._ticket
@@ -279,8 +278,7 @@ class Connection(asyncio.BufferedProtocol):
         if cut is not None and task.cancelling():
             task.uncancel()
         if task.cancelling():
-            # Somebody else has cancelled the task: the loop is ending. The MTA gets its answer,
-            # then the connection ends.
+            # Somebody else has cancelled the task: the loop is ending. The MTA gets its answer.
             while task.cancelling():
                 task.uncancel()
             self._session.receive_eof()
@@ -431,6 +429,7 @@ class Connection(asyncio.BufferedProtocol):
         finally:
             if ticket == self._ticket:
                 self._timer.close()
+                dispatcher.release()
                 self._kept.release()
                 line.close(self._config.write_timeout)
                 seconds = self._loop.time() - self._opened_at

@@ -45,7 +45,7 @@ from aiomilter.session.filter import FilterSession
 from aiomilter.session.negotiation import NegotiationOffer, Request
 from aiomilter.session.status import Status
 from aiomilter.spec import Options, State
-from aiomilter.wire.commands import EndOfMessage, Mail, Rcpt
+from aiomilter.wire.commands import EndOfMessage, Header, Mail, Rcpt
 
 __all__ = ["Dispatcher"]
 
@@ -125,8 +125,13 @@ class Dispatcher(MessageGatherer):
         if watch is not None:
             watch.see(event)
         if self._message_answer is not None and self._session.message_is_open:
-            self._give_fault_answer(self._message_answer)
+            self._answer_given_up(self._message_answer)
             self.settle()
+            return
+        if type(event) is Header and handler.kind is _GATHER:
+            self._take_header(event)
+            if watch is not None:
+                self.settle()
             return
         result: object = FAILED
         is_gone = False
@@ -211,6 +216,10 @@ class Dispatcher(MessageGatherer):
             with contextlib.suppress(LocalProtocolError):
                 session.respond(Status.TEMPFAIL)
         session.close()
+
+    def release(self) -> None:
+        """Let go of the message in hand: the connection is over, in whatever way."""
+        self._end_gathering()
 
     # Answers
 

@@ -4,11 +4,14 @@ Rules of this file:
 
 - The MTA waits for nothing of this but the end of the message.
 - A piece of a body that goes to a file is written in a thread, within the budget of a handler.
-- A message that has more than it may is given up at once; what else comes of it is not kept.
+- A message that has more than it may, or that cannot be kept, is given up at once; what else comes
+  of it is not kept.
+- A message in hand is counted in the memory budget. While that is tight, bodies go to files.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from aiomilter.app.actions import EomActions
@@ -17,6 +20,7 @@ from aiomilter.app.facts import Facts
 from aiomilter.app.gathering import Gathering
 from aiomilter.app.handlers import Handler, HandlerKind
 from aiomilter.app.host import FaultPolicy, Host
+from aiomilter.app.message.message import Message
 from aiomilter.app.results import read_result
 from aiomilter.app.running import FaultError, HandlerRunner
 from aiomilter.app.text import decode_text, describe_error
@@ -29,12 +33,20 @@ from aiomilter.wire.commands import Body, Header, Rcpt
 
 __all__ = ["MessageGatherer", "keeps_message"]
 
-_CONTINUE = Status.CONTINUE
+_CONTINUE, _SKIP = Status.CONTINUE, Status.SKIP
 _REFUSALS = (Status.REJECT, Status.TEMPFAIL)
 _KEEPS_MESSAGE = (Status.CONTINUE, Status.ACCEPT, Status.SKIP)
 _LEADING_SPACE = int(Options.LEADING_SPACE)
 _EDITS_LIMIT_S = 30.0
 """For reading and comparing what is in files; on top of the budget of `on_message`."""
+_MANY_HEADERS = 200
+"""Old and new: to compare so many of them, all changed, takes some tens of milliseconds."""
+_UNCOUNTED_BYTES = 16_384
+"""What one message may take without being counted: some thousand of them are no harm."""
+_BYTES_BESIDE_HEADER = 256
+"""What a header takes in memory beside its name and its value, about."""
+_MANY_HEADER_BYTES = 65_536
+"""More than mail has but for a few; what does not get in while memory is tight."""
 
 
 def _write_body(milter: object, write: Callable[[bytes], None], chunk: bytes) -> None:
@@ -63,7 +75,7 @@ def keeps_message(result: object) -> bool:
 class MessageGatherer(HandlerRunner):
     """What a `Dispatcher` knows and does for `on_message`."""
 
-    __slots__ = ("_gathering", "_message_answer", "_session")
+    __slots__ = ("_gathering", "_message_answer", "_session", "_uncounted_bytes")
 
     def __init__(
         self, host: Host, policy: FaultPolicy, facts: Facts, session: FilterSession
@@ -73,6 +85,8 @@ class MessageGatherer(HandlerRunner):
         self._gathering: Gathering | None = None
         # What all that is still to come of a message gets that is lost.
         self._message_answer: Status | None = None
+        # How much headers have come to since they were counted.
+        self._uncounted_bytes = 0
 
     def _begin_gathering(self) -> None:
         """Begin a message, if the milter wants it whole."""
@@ -87,6 +101,7 @@ class MessageGatherer(HandlerRunner):
         """Forget the message in hand, if there is one."""
         if self._gathering is not None:
             self._gathering.end()
+            self._uncounted_bytes = 0
             self._host.keep(0)
 
     def _note_envelope(self, handler: Handler, event: Event, given: Status) -> None:
@@ -100,52 +115,96 @@ class MessageGatherer(HandlerRunner):
         if self._gathering is not None:
             self._gathering.take(event)
 
+    def _take_header(self, event: Header) -> None:
+        """Take in a header for `on_message`, and go on.
+
+        Hot path: most events of a message are these, and none of them needs a coroutine.
+        """
+        gathering = self._gathering
+        if gathering is not None:
+            name, value = event.name, event.value
+            try:
+                gathering.take_header(name, value)
+            except MessageLimitExceeded as error:
+                self._exceed(error)
+                return
+            self._uncounted_bytes += len(name) + len(value) + _BYTES_BESIDE_HEADER
+            if self._uncounted_bytes > _UNCOUNTED_BYTES and self._is_too_much(gathering):
+                return
+        self._session.respond(_CONTINUE)
+
+    def _is_too_much(self, gathering: Gathering) -> bool:
+        """Count what headers take; give the message up if that is much while memory is tight."""
+        self._uncounted_bytes = 0
+        is_tight = self._host.keep(gathering.bytes_in_memory)
+        if not is_tight or gathering.header_bytes_in_memory < _MANY_HEADER_BYTES:
+            return False
+        # A body could go to a file.
+        reason = "memory is tight (Config.memory_budget), and the message has very many headers"
+        fault = self._fault("on_message", reason, None, Status.TEMPFAIL, kind="memory")
+        self._give_up_message(fault.answer)
+        return True
+
     async def _gather(self, handler: Handler, event: Event) -> None:
-        """Take in an event for `on_message`, and go on.
+        """Take in an event that is no header for `on_message`, and go on.
 
         Raises:
-            FaultError: A piece of the body cannot be kept.
             GoneError: It is of no use any more.
         """
-        kind, gathering = type(event), self._gathering
+        gathering = self._gathering
         try:
-            if kind is Body and gathering is not None:
-                assert isinstance(event, Body)
-                await self._keep(gathering, event.chunk)
-            elif kind is Header and gathering is not None:
-                gathering.take(event)
+            if type(event) is Body:
+                if gathering is not None:
+                    await self._keep(gathering, event.chunk)
             else:
                 # What a milter finds in `self.sender` and its like.
-                ARGUMENTS[kind](self._facts, event)
+                ARGUMENTS[type(event)](self._facts, event)
                 self._note_envelope(handler, event, _CONTINUE)
         except MessageLimitExceeded as error:
             self._exceed(error)
         except FaultError as fault:
-            # A body with a hole is none that anything may be made of.
-            self._message_answer = fault.answer
-            self._end_gathering()
-            raise
+            self._give_up_message(fault.answer)
         else:
             self._session.respond(_CONTINUE)
 
     async def _keep(self, gathering: Gathering, chunk: bytes) -> None:
-        """Keep a piece of the body."""
-        gathering.check_room(len(chunk))
-        if gathering.goes_to_file(len(chunk)):
-            # Of this message: a thread that comes too late must not meet another one.
-            await self._run(_WRITE_BODY, (gathering.body_writer(), chunk))
-        else:
-            gathering.write_body(chunk)
-        if self._host.keep(gathering.bytes_in_memory):
+        """Keep a piece of the body.
+
+        Raises:
+            MessageLimitExceeded: It has become more than may be gathered.
+            FaultError: It cannot be kept.
+            GoneError: It is of no use any more.
+        """
+        size = len(chunk)
+        gathering.check_room(size)
+        in_memory = gathering.bytes_in_memory
+        # Hot path: small messages are not worth counting, all connections may have one.
+        if in_memory + size > _UNCOUNTED_BYTES and self._host.keep(in_memory + size):
             gathering.save_memory()
+        if not gathering.goes_to_file(size):
+            gathering.write_body(chunk)
+            return
+        # Of this message: a thread that comes too late must not meet another one.
+        await self._run(_WRITE_BODY, (gathering.body_writer(), chunk))
+        self._host.keep(gathering.bytes_in_memory)
 
     def _exceed(self, error: MessageLimitExceeded) -> None:
         """Give up a message with the verdict that is configured for too large ones."""
-        answer = self._message_answer = self._policy.on_limit
+        answer = self._policy.on_limit
         passes = ", so it passes unfiltered" if answer in _KEEPS_MESSAGE else ""
         self.log.warning("on_message: %s; the answer is %s%s", error, answer.name, passes)
+        self._give_up_message(answer)
+
+    def _give_up_message(self, answer: Status) -> None:
+        """Gather no more of a message; it gets this verdict, now or as soon as there may be one."""
+        self._message_answer = answer
         self._end_gathering()
-        self._give_fault_answer(answer)
+        self._answer_given_up(answer)
+
+    def _answer_given_up(self, answer: Status) -> None:
+        """Answer the open event of a message whose verdict does not depend on it any more."""
+        # SKIP goes on like CONTINUE, but the MTA need not send the rest if it has agreed to that.
+        self._give_fault_answer(_SKIP if answer is _CONTINUE else answer)
 
     async def _run_with_message(
         self, handler: Handler, gathering: Gathering, actions: EomActions
@@ -160,7 +219,7 @@ class MessageGatherer(HandlerRunner):
         result = await self._run(handler, (message,))
         if not keeps_message(result):
             return result
-        if message.body.touches_disk:
+        if self._takes_long(message):
             await self._run(_MAKE_EDITS, (gathering, message, actions, self.log))
             return result
         try:
@@ -169,12 +228,24 @@ class MessageGatherer(HandlerRunner):
             raise self._fault(handler.name, describe_error(error), error) from None
         return result
 
+    @staticmethod
+    def _takes_long(message: Message) -> bool:
+        """Whether it may take long to find out what has changed in a message."""
+        # An author may have put anything there; then it is found out in `make_edits`.
+        with contextlib.suppress(Exception):
+            if message.body.touches_disk:
+                return True
+            headers = message.headers
+            return len(headers.original) + len(headers) > _MANY_HEADERS and headers.is_changed
+        return False
+
     def _give_fault_answer(self, answer: Status) -> None:
         """Answer the open event with a verdict that no handler has returned, now or later."""
         session = self._session
         if self.watch is not None:
-            self.watch.note_answer(session.state.name.lower(), answer)
-        if session.may_answer():
+            noted = _CONTINUE if answer is _SKIP else answer
+            self.watch.note_answer(session.state.name.lower(), noted)
+        if session.may_answer() or answer is _SKIP:
             session.respond(answer)
             return
         session.respond(_CONTINUE)

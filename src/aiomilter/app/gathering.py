@@ -22,7 +22,7 @@ from aiomilter.app.mta.kind import detect_mta
 from aiomilter.app.text import decode_text
 from aiomilter.errors import MessageLimitExceeded
 from aiomilter.session.events import Event
-from aiomilter.wire.commands import Header, Mail, Rcpt
+from aiomilter.wire.commands import Mail, Rcpt
 
 __all__ = ["Gathering", "MessageNeeds"]
 
@@ -52,8 +52,13 @@ class Gathering:
 
     @property
     def bytes_in_memory(self) -> int:
-        """How much of a body is kept in memory now."""
+        """How much of the message is kept in memory now, about."""
         return 0 if self._collector is None else self._collector.bytes_in_memory
+
+    @property
+    def header_bytes_in_memory(self) -> int:
+        """How much of that are headers."""
+        return 0 if self._collector is None else self._collector.header_bytes_in_memory
 
     def begin(self) -> None:
         """Begin a message."""
@@ -67,17 +72,11 @@ class Gathering:
             collector.close()
 
     def take(self, event: Event) -> None:
-        """Take the sender, a recipient that was not refused, or a header.
-
-        Raises:
-            MessageLimitExceeded: It has become more than may be gathered.
-        """
+        """Take the sender, or a recipient that was not refused."""
         collector = self._collector
         if collector is None:
             return
         match event:
-            case Header(name, value):
-                collector.header(name, value)
             case Mail(arguments):
                 address, *params = map(decode_text, arguments)
                 collector.mail(address, params)
@@ -87,6 +86,15 @@ class Gathering:
             case _:
                 # CONNECT and HELO are facts of the session.
                 pass
+
+    def take_header(self, name: bytes, value: bytes) -> None:
+        """Take a header.
+
+        Raises:
+            MessageLimitExceeded: They have become more than may be gathered.
+        """
+        if self._collector is not None:
+            self._collector.header(name, value)
 
     def check_room(self, size: int) -> None:
         """Check that so many more bytes of a body may be gathered.

@@ -159,7 +159,7 @@ def handler_table(milter: type[Milter]) -> HandlerTable:
         by_event={},
         handled=0,
         options=0,
-        optional=int(Options.REJECTED_RECIPIENTS | Options.LEADING_SPACE),
+        optional=int(Options.REJECTED_RECIPIENTS | Options.LEADING_SPACE | Options.SKIP),
         macros={},
         actions=milter.actions,
         begins_messages=milter.begin_message is not Milter.begin_message,
@@ -194,8 +194,11 @@ def _add_gathering(table: HandlerTable, needs: MessageNeeds) -> None:
         table.handled |= 1 << row.target
         if row.no_reply_option is not None:
             table.options |= row.no_reply_option
-    # Without it nobody could say what stood behind a colon.
-    table.options |= Options.LEADING_SPACE
+            # An MTA that waits all the same can have a verdict at once.
+            table.optional |= row.no_reply_option
+    # Without the one nobody could say what stood behind a colon; the other is for a body that is
+    # too large.
+    table.options |= Options.LEADING_SPACE | Options.SKIP
 
 
 def _gathered(*_arguments: object) -> None:

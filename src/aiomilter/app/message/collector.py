@@ -18,6 +18,8 @@ from aiomilter.errors import MessageLimitExceeded
 __all__ = ["CollectLimits", "MessageCollector"]
 
 _NO_MACROS: Mapping[str, str] = {}
+_BYTES_BESIDE_HEADER = 256
+"""What a header takes in memory beside its name and its value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +84,13 @@ class MessageCollector:
         Raises:
             MessageLimitExceeded: There are too many, or they are too long.
         """
+        headers, limits = self._headers, self._limits
         self._header_bytes += len(raw_name) + len(raw_value)
-        if len(self._headers) >= self._limits.max_headers:
-            raise MessageLimitExceeded(f"more than {self._limits.max_headers} headers")
-        if self._header_bytes > self._limits.max_header_bytes:
-            raise MessageLimitExceeded(
-                f"more than {self._limits.max_header_bytes} bytes of headers"
-            )
-        self._headers.append(
-            Header(raw_name, raw_value if self._leading_space else b" " + raw_value)
-        )
+        if len(headers) >= limits.max_headers:
+            raise MessageLimitExceeded(f"more than {limits.max_headers} headers")
+        if self._header_bytes > limits.max_header_bytes:
+            raise MessageLimitExceeded(f"more than {limits.max_header_bytes} bytes of headers")
+        headers.append(Header(raw_name, raw_value if self._leading_space else b" " + raw_value))
 
     def goes_to_file(self, size: int) -> bool:
         """Whether `body` of so many bytes would touch the disk, and is a thing for a thread."""
@@ -118,9 +117,15 @@ class MessageCollector:
             raise MessageLimitExceeded(f"more than {self._limits.max_body_bytes} bytes of body")
 
     @property
+    def header_bytes_in_memory(self) -> int:
+        """How much memory the headers take, about."""
+        return self._header_bytes + len(self._headers) * _BYTES_BESIDE_HEADER
+
+    @property
     def bytes_in_memory(self) -> int:
-        """How much of the body is kept in memory."""
-        return 0 if self._body.is_spooled else self._body.size
+        """How much memory the headers and what is not in a file of the body take, about."""
+        body = 0 if self._body.is_spooled else self._body.size
+        return self.header_bytes_in_memory + body
 
     def save_memory(self) -> None:
         """Keep the body in a file from its next piece on, whatever its size."""

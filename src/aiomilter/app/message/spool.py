@@ -136,6 +136,8 @@ class Spool:
                 start += len(piece)
         except OSError as error:
             self.close()
+            # The error may be kept for a while, and has hold of what there is here.
+            del file
             raise SpoolError(f"the body of a message cannot be read: {error}") from error
         return b"".join(pieces)
 
