@@ -23,6 +23,8 @@ extensions = [
 html_theme = "furo"
 html_title = "aiomilter"
 html_static_path = ["_static"]
+html_theme_options = {"top_of_page_buttons": []}
+html_show_sphinx = False
 html_css_files = ["aiomilter.css"]
 html_favicon = "_static/favicon.svg"
 exclude_patterns = ["_build"]
@@ -30,7 +32,7 @@ exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence", "deflist", "smartquotes"]
 myst_heading_anchors = 3
 
-default_role = "code"  # `name` in a docstring is code, as in Markdown
+default_role = "py:obj"  # `name` in a docstring is code, and a link where there is such a name
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_format = "short"

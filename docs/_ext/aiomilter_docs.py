@@ -52,7 +52,7 @@ def paragraph(text: str) -> nodes.paragraph:
 
 
 def table(titles: Row, widths: Sequence[int], rows: Iterable[Row], name: str) -> nodes.table:
-    """Return a table; ``name`` is for its rows, whose first cell can be linked to."""
+    """Return a table; ``name`` is for its rows, which can be linked to, and for its looks."""
     group = nodes.tgroup(cols=len(titles))
     group += [nodes.colspec(colwidth=width) for width in widths]
     head = nodes.thead()
@@ -63,7 +63,7 @@ def table(titles: Row, widths: Sequence[int], rows: Iterable[Row], name: str) ->
         row["ids"] = [nodes.make_id(f"{name}-{re.sub(r'[`]', '', cells[0])}")]
         body += row
     group += [head, body]
-    result = nodes.table(classes=["generated"])
+    result = nodes.table(classes=["generated", f"of-{name}"])
     result += group
     return result
 
@@ -215,7 +215,7 @@ class CommandHelp(SphinxDirective):
     optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        group = click.Context(aiomilter, info_name="aiomilter")
+        group = click.Context(aiomilter, info_name="aiomilter", **aiomilter.context_settings)
         command: click.Command | None = aiomilter
         context = group
         if self.arguments:
@@ -267,7 +267,7 @@ class CommandsTable(SphinxDirective):
     """All commands, a row each, with a link to its page."""
 
     def run(self) -> list[nodes.Node]:
-        group = click.Context(aiomilter, info_name="aiomilter")
+        group = click.Context(aiomilter, info_name="aiomilter", **aiomilter.context_settings)
         rows = [
             (f"`aiomilter {name}`", command.get_short_help_str(100))
             for name in aiomilter.list_commands(group)

@@ -1,0 +1,30 @@
+"""The documentation, built as `make docs` does it, once for all tests."""
+
+from __future__ import annotations
+
+import fcntl
+import subprocess
+import sys
+from pathlib import Path
+
+__all__ = ["ROOT", "SITE", "build"]
+
+ROOT = Path(__file__).resolve().parents[2]
+SITE = ROOT / "docs" / "_build" / "html"
+
+
+def build() -> Path:
+    """Build what has changed since the last time; return the folder."""
+    SITE.parent.mkdir(exist_ok=True)
+    with (SITE.parent / "lock").open("w") as lock:
+        # Tests run in several processes, which share this folder.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going"]
+        run = subprocess.run(
+            [*command, "--builder", "html", ROOT / "docs", SITE],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert run.returncode == 0, run.stderr
+    return SITE

@@ -1,0 +1,168 @@
+"""The documentation is whole: its links, its names, its tables, its pictures and its programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import pkgutil
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from sphinx.util.inventory import InventoryFile
+
+import aiomilter
+import aiomilter.contrib
+from aiomilter import Config
+from aiomilter.spec import COMMANDS, REPLIES, Actions, Options
+from tests.docs.site import ROOT
+
+pytestmark = [pytest.mark.xdist_group("site"), pytest.mark.timeout(180)]
+
+DOCS = ROOT / "docs"
+PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
+PUBLIC = [
+    "aiomilter",
+    "aiomilter.aio.address",
+    "aiomilter.aio.metrics_http",
+    "aiomilter.contrib.aiosmtpd",
+    "aiomilter.contrib.gunicorn",
+    "aiomilter.contrib.metrics",
+    "aiomilter.contrib.opentelemetry",
+    "aiomilter.contrib.prometheus",
+    "aiomilter.errors",
+    "aiomilter.logs",
+    "aiomilter.mta",
+    "aiomilter.session.events",
+    "aiomilter.session.filter",
+    "aiomilter.session.macros",
+    "aiomilter.session.mta",
+    "aiomilter.session.negotiation",
+    "aiomilter.session.states",
+    "aiomilter.spec",
+    "aiomilter.testing",
+    "aiomilter.testing.pytest_plugin",
+    "aiomilter.testing.strategies",
+    "aiomilter.wire.commands",
+    "aiomilter.wire.fields",
+    "aiomilter.wire.framing",
+    "aiomilter.wire.replies",
+]
+
+
+def tool(name: str) -> ModuleType:
+    """Import a program of tools/."""
+    spec = importlib.util.spec_from_file_location(name.replace("-", "_"), ROOT / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def documented(site: Path) -> dict[str, str]:
+    """The documented names, with where they are."""
+    with (site / "objects.inv").open("rb") as stream:
+        inventory = InventoryFile.load(stream, "", lambda base, path: path)
+    return {
+        name: item.uri
+        for kind, items in inventory.items()
+        if kind.startswith("py:")
+        for name, item in items.items()
+    }
+
+
+def resolve(name: str) -> object:
+    """Return what a dotted name is; the name itself if it is nothing that Python knows."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:count]))
+        except ImportError:
+            continue
+        for part in parts[count:]:
+            found = getattr(found, part, name)
+        return found
+    return name
+
+
+def test_every_link_and_anchor_exists(site: Path) -> None:
+    assert tool("check-site").broken_links(site) == []
+
+
+def test_every_public_name_is_on_a_page(site: Path) -> None:
+    names = documented(site)
+    shown = {id(resolve(name)) for name in names if name.count(".") < 5}
+    missing = [
+        f"{module}.{name}"
+        for module in PUBLIC
+        for name in importlib.import_module(module).__all__
+        if f"{module}.{name}" not in names
+        and id(getattr(importlib.import_module(module), name)) not in shown
+    ]
+    assert missing == [], missing
+
+
+def test_adapters_are_public_or_parts_of_one() -> None:
+    modules = {
+        name
+        for _, name, _ in pkgutil.iter_modules(
+            aiomilter.contrib.__path__, aiomilter.contrib.__name__ + "."
+        )
+    }
+    parts = {name for name in modules if re.search(r"\.(gunicorn_\w+|smtp_session)$", name)}
+    assert modules - parts == {name for name in PUBLIC if ".contrib." in name}
+
+
+def test_every_page_is_in_the_index(site: Path) -> None:
+    index = (site / "index.html").read_text(encoding="utf-8")
+    for page in PAGES:
+        link = page.relative_to(DOCS).with_suffix(".html").as_posix()
+        assert f'"{link}"' in index or link == "index.html", link
+
+
+def test_tables_have_all_rows(site: Path) -> None:
+    protocol = (site / "reference/protocol.html").read_text(encoding="utf-8")
+    names = [row.libmilter for row in (*COMMANDS, *REPLIES)]
+    names += [flag.name or "" for kind in (Actions, Options) for flag in kind]
+    assert [name for name in names if f">{name}<" not in protocol] == []
+    settings = (site / "reference/settings.html").read_text(encoding="utf-8")
+    fields = [field.name for field in dataclasses.fields(Config)]
+    assert [name for name in fields if f'id="setting-{name.replace("_", "-")}"' not in settings] == []
+
+
+def test_clocks_and_limits_are_explained_without_a_gap() -> None:
+    page = (DOCS / "explanation/server.md").read_text(encoding="utf-8")
+    named = " ".join(re.findall(r"^```\{config-table\}\n(.*?)\n```", page, re.MULTILINE)).split()
+    assert sorted(named) == sorted(field.name for field in dataclasses.fields(Config))
+
+
+def test_the_diagram_is_that_of_the_table() -> None:
+    drawer = tool("draw-protocol")
+    assert drawer.IMAGE.read_text(encoding="utf-8") == drawer.drawing()
+
+
+def test_programs_come_from_files_that_are_tested() -> None:
+    """Whole programs are included; what stands on a page is run by the page's own test."""
+    run_by_a_test = {"mta.md", "testing.md", "mail-servers.md", "whole-messages.md"}
+    on_pages = {
+        page.relative_to(DOCS).as_posix()
+        for page in PAGES
+        if "```python" in page.read_text(encoding="utf-8")
+    }
+    older = {"aiosmtpd.md", "observability.md", "systemd.md", "workers.md"}
+    assert on_pages - run_by_a_test - older == set()
+
+
+def test_the_lines_of_the_log_are_those_of_the_code() -> None:
+    page = DOCS / "howto" / "debug.md"
+    sources = " ".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py")
+    )
+    sources = re.sub(r'"\s*\n\s*f?"', "", sources)
+    part = page.read_text(encoding="utf-8").partition("## The mail server does not ask")[0]
+    for said in re.findall(r"`(?:… )?((?:it|all|so|the event|turned|cannot|closed|ignored)\b[^`…]*)", part):
+        words = re.sub(r"\d+", "%d", said).strip(" ;")
+        assert words in sources, words
