@@ -166,3 +166,10 @@ def test_the_lines_of_the_log_are_those_of_the_code() -> None:
     for said in re.findall(r"`(?:… )?((?:it|all|so|the event|turned|cannot|closed|ignored)\b[^`…]*)", part):
         words = re.sub(r"\d+", "%d", said).strip(" ;")
         assert words in sources, words
+
+
+def test_the_figures_of_the_readme_are_those_of_the_page() -> None:
+    figures = tool("readme-figures")
+    readme = figures.README.read_text(encoding="utf-8")
+    page = figures.PAGE.read_text(encoding="utf-8")
+    assert readme == figures.readme_with_figures(readme, page), "run: tools/readme-figures.py"
