@@ -13,7 +13,7 @@ BIN := .venv/bin
 # Tests that share a mail server carry the same xdist_group and so run in one process.
 PYTEST := $(BIN)/pytest --numprocesses=auto --dist=loadgroup
 # From nothing: what is left of an older build can hide a link that is broken by now.
-SPHINX := --quiet --fail-on-warning --keep-going --fresh-env
+SPHINX := --quiet --fail-on-warning --keep-going --doctree-dir docs/_build/doctrees
 
 .DEFAULT_GOAL := help
 # The order of `make test` is its point: quick checks first.
@@ -63,7 +63,7 @@ fidelity: test-deps env  ## Compare 200,000 generated sessions with libmilter (s
 
 docs: env  ## Build the documentation into docs/_build, and manual pages; warnings are errors
 	@echo '== sphinx'
-	@$(BIN)/sphinx-build $(SPHINX) --builder html docs docs/_build/html
+	@$(BIN)/sphinx-build $(SPHINX) --fresh-env --builder html docs docs/_build/html
 	@$(BIN)/sphinx-build $(SPHINX) --builder man docs docs/_build/man
 	@$(BIN)/python tools/check-site.py
 

@@ -93,18 +93,21 @@ def _of_use(wheel: Path, sdist: Path) -> Iterator[str]:
         python = folder / "venv" / "bin" / "python"
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         environment["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
-        install = [python, "-m", "pip", "install", "--quiet", "--no-index", str(wheel.resolve())]
+        install = [python, "-m", "pip", "install", "--quiet", "--no-index", wheel.resolve()]
         with tarfile.open(sdist) as archive:
             archive.extractall(folder, filter="data")
         demo = next(folder.glob("aiomilter-*")) / "examples" / "demo.py"
-        for command in (install, [python, "-m", "pip", "check"], [python, demo]):
+        said = ""
+        for parts in (install, [python, "-m", "pip", "check"], [python, demo]):
+            command = [str(part) for part in parts]
             run = subprocess.run(
                 command, cwd=folder, env=environment, capture_output=True, text=True, check=False
             )
+            said = run.stdout
             if run.returncode:
-                yield f"{' '.join(map(str, command[1:]))}: {run.stderr.strip() or run.stdout}"
+                yield f"{' '.join(command[1:])}: {run.stderr.strip() or said}"
                 return
-        if "held for the administrator" not in run.stdout:
+        if "held for the administrator" not in said:
             yield "the demo does not say what it should"
 
 

@@ -3,8 +3,8 @@
 
     tools/check-site.py [FOLDER]        by default docs/_build/html
 
-Sphinx itself warns of pages and labels that do not exist; this also sees links from docstrings, from
-tables and from what the theme writes, and anchors.  Links to other hosts are not followed.
+Sphinx itself warns of pages and labels that do not exist; this also sees links from docstrings,
+from tables and from what the theme writes, and anchors.  Links to other hosts are not followed.
 """
 
 from __future__ import annotations
@@ -71,9 +71,12 @@ def broken_links(site: Path) -> list[str]:
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             if not target.is_file():
                 wrong.append(f"{name}: {link} leads nowhere")
-            elif parts.fragment and target in pages:
-                if unquote(parts.fragment) not in pages[target].anchors:
-                    wrong.append(f"{name}: {link} has no such anchor")
+            elif (
+                parts.fragment
+                and target in pages
+                and (unquote(parts.fragment) not in pages[target].anchors)
+            ):
+                wrong.append(f"{name}: {link} has no such anchor")
     return wrong
 
 

@@ -35,16 +35,18 @@ STYLE = """
   .arrow { fill: none; stroke: #44555f; stroke-width: 1.3; marker-end: url(#head); }
 """
 
+HEAD = """<marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7"
+  orient="auto"><path d="M0 0 8 4 0 8z" fill="#44555f"/></marker>"""
+
 
 def drawing() -> str:
     """Return the image."""
     height = TOP + STEP * len(MAIN)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
-        f'aria-label="States of a session and the commands between them">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">',
+        "<title>States of a session and the commands between them</title>",
         f"<style>{STYLE}</style>",
-        '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
-        'markerHeight="7" orient="auto"><path d="M0 0 8 4 0 8z" fill="#44555f"/></marker></defs>',
+        f"<defs>{HEAD}</defs>",
         f'<rect width="{WIDTH}" height="{height}" rx="8" fill="#ffffff"/>',
     ]
     commands = {row.target: row for row in COMMANDS if row.target is not None}
@@ -69,7 +71,8 @@ def _box(state: State, command: CommandSpec | None) -> str:
     in_message = State.MAIL <= state < State.EOM
     style = "box message" if in_message else "box"
     y = _middle(state) - BOX_HEIGHT // 2
-    box = f'<rect class="{style}" x="{LEFT}" y="{y}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="6"/>'
+    size = f'width="{BOX_WIDTH}" height="{BOX_HEIGHT}"'
+    box = f'<rect class="{style}" x="{LEFT}" y="{y}" {size} rx="6"/>'
     name = f'<text class="name" x="{LEFT + BOX_WIDTH // 2}" y="{y + 22}">{state.name}</text>'
     letter = command.letter.decode() if command else ""
     return box + name + f'<text class="letter" x="{LEFT + 10}" y="{y + 22}">{letter}</text>'

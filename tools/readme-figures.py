@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Put the figures of docs/performance.md into the README, so that the two cannot differ.
 
-    tools/readme-figures.py            # writes the README anew
-    tools/readme-figures.py --check    # says whether it is as it should be
+tools/readme-figures.py            # writes the README anew
+tools/readme-figures.py --check    # says whether it is as it should be
 """
 
 from __future__ import annotations

@@ -31,6 +31,8 @@ __all__ = ["descriptions", "setup"]
 
 Row = Sequence[str]
 _LITERAL = re.compile(r"``?([^`]+)``?")
+_FLAG = re.compile(r'^    (\w+) = 0x\w+\n    """(.*?)"""', re.MULTILINE | re.DOTALL)
+_CONSTANT = re.compile(r'^(\w+) = [^\n]*\n"""(.*?)"""', re.MULTILINE | re.DOTALL)
 _ATTRIBUTE = re.compile(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", re.MULTILINE)
 
 
@@ -79,17 +81,17 @@ def _row(cells: Row) -> nodes.row:
 
 def descriptions(owner: type) -> dict[str, str]:
     """Return what the section "Attributes" of a docstring says, by name."""
-    text = "    " + inspect.getdoc(owner).replace("\n", "\n    ") if owner.__doc__ else ""
-    section = text.partition("Attributes:\n")[2]
+    text = inspect.getdoc(owner) or ""
+    section = ("    " + text.replace("\n", "\n    ")).partition("Attributes:\n")[2]
     return {name: " ".join(words.split()) for name, words in _ATTRIBUTE.findall(section)}
 
 
 # The protocol
 
 
-def _flags(flag_type: type[spec.Actions] | type[spec.Options]) -> list[Row]:
+def _flags(flag_type: type[spec.Actions | spec.Options]) -> list[Row]:
     source = inspect.getsource(flag_type)
-    said = dict(re.findall(r'^    (\w+) = 0x\w+\n    """(.*?)"""', source, re.MULTILINE | re.DOTALL))
+    said = dict(_FLAG.findall(source))
     return [(f"`{flag.name}`", f"`{flag.value:#x}`", said.get(flag.name, "")) for flag in flag_type]
 
 
@@ -136,17 +138,22 @@ def _replies() -> list[Row]:
 def _limits() -> list[Row]:
     names = [name for name in spec.__all__ if name.startswith(("MAX_", "BODY_", "VERSION"))]
     source = inspect.getsource(spec)
-    said = dict(re.findall(r'^(\w+) = [^\n]*\n"""(.*?)"""', source, re.MULTILINE | re.DOTALL))
-    return [(f"`{name}`", f"{getattr(spec, name):,}", " ".join(said[name].split())) for name in names]
+    said = {name: " ".join(words.split()) for name, words in _CONSTANT.findall(source)}
+    return [(f"`{name}`", f"{getattr(spec, name):,}", said[name]) for name in names]
 
 
 _TABLES: dict[str, tuple[Row, Sequence[int], Callable[[], list[Row]]]] = {
     "commands": (
-        ("", "Command", "Directly follows", "Answers", "Not to be sent", "Not answered", "Macros", "Since"),
+        ("", "Command", "Directly follows", "Answers", "Not to be sent", "Not answered", "Macros",
+         "Since"),
         (4, 18, 22, 12, 14, 18, 8, 4),
         _commands,
     ),
-    "replies": (("", "Reply", "Kind", "Needs the action", "Payload", "Since"), (5, 35, 15, 25, 10, 10), _replies),
+    "replies": (
+        ("", "Reply", "Kind", "Needs the action", "Payload", "Since"),
+        (5, 35, 15, 25, 10, 10),
+        _replies,
+    ),
     "actions": (("Name", "Bit", ""), (35, 15, 50), lambda: _flags(spec.Actions)),
     "options": (("Name", "Bit", ""), (35, 15, 50), lambda: _flags(spec.Options)),
     "stages": (

@@ -8,7 +8,7 @@ from aiomilter import EomActions, Message, Milter, SocketInfo, no_reply, run
 HOST = "mx.example.org"
 
 
-# [callbacks]
+# <callbacks>
 class OnTop(Milter):
     @no_reply
     async def on_connect(self, hostname: str, client: SocketInfo) -> None:
@@ -19,7 +19,7 @@ class OnTop(Milter):
         actions.insert_header(1, "X-Check", f"{HOST}; network={result}")
 
 
-# [message]
+# <message>
 class CleanAndOnTop(Milter):
     async def on_message(self, message: Message) -> None:
         for header in message.headers.get_all("Authentication-Results"):
@@ -28,7 +28,7 @@ class CleanAndOnTop(Milter):
         message.headers.prepend("Authentication-Results", f"{HOST}; none")
 
 
-# [end]
+# <end>
 
 if __name__ == "__main__":
     run(CleanAndOnTop, "inet:9900")

@@ -10,26 +10,28 @@ FULL_MAILBOXES = {"<full@example.org>"}
 
 
 class Refuse(Milter):
-    # [client]
+    # <client>
     async def on_connect(self, hostname: str, client: SocketInfo) -> Reply | Status:
         if client.is_in(*BLOCKED_NETWORKS):
             # Counts for the whole session: all that the client asks for is refused.
-            return Reply(554, "5.7.1", f"{client.ip} is blocked here", "see https://example.org/block")
+            return Reply(
+                554, "5.7.1", f"{client.ip} is blocked here", "see https://example.org/block"
+            )
         return Status.CONTINUE
 
-    # [sender]
+    # <sender>
     async def on_mail(self, sender: str, params: list[str]) -> Reply | None:
         if sender.lower().endswith("@example.invalid>"):
             return Reply(550, "5.7.1", "no mail from there, please")
         return None
 
-    # [recipient]
+    # <recipient>
     async def on_rcpt(self, recipient: str, params: list[str]) -> Reply | None:
         if recipient.lower() in FULL_MAILBOXES:
             return Reply(452, "4.2.2", "this mailbox is full, try again tomorrow")
         return None
 
-    # [message]
+    # <message>
     def begin_message(self) -> None:
         self.has_date = False
 
@@ -42,7 +44,7 @@ class Refuse(Milter):
             return Reply(550, "5.6.0", "this message has no Date header", "RFC 5322 asks for one")
         return None
 
-    # [end]
+    # <end>
 
 
 if __name__ == "__main__":

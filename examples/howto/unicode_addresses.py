@@ -9,7 +9,7 @@ OUR_DOMAINS = {"example.org", "xn--bcher-kva.example"}  # the latter is bücher.
 
 
 class Unicode(Milter):
-    # [callbacks]
+    # <callbacks>
     async def on_rcpt(self, recipient: str, params: list[str]) -> Reply | None:
         address = EnvelopeAddress(recipient, *params)
         # Bücher.example, bücher.example and xn--bcher-kva.example are one domain.
@@ -17,14 +17,14 @@ class Unicode(Milter):
             return Reply(550, "5.7.1", f"no mail for {address.unicode_domain} here")
         return None
 
-    # [message]
+    # <message>
     async def on_message(self, message: Message) -> None:
         if message.sender.parameters.smtputf8:
             # Whoever gets this mail can read UTF-8 in headers.
             self.log.info("an internationalised message, %s", message.headers.get_text("Subject"))
         message.headers.add("X-Sender-Domain", message.sender.unicode_domain)
 
-    # [end]
+    # <end>
 
 
 if __name__ == "__main__":

@@ -85,7 +85,10 @@ class Browser:
         """Run JavaScript in each frame until it returns something that is true; return that."""
         waiting = """
             const look = new Function(arguments[0]), done = arguments[arguments.length - 1];
-            const again = () => { const found = look(); found ? done(found) : requestAnimationFrame(again); };
+            const again = () => {
+                const found = look();
+                found ? done(found) : requestAnimationFrame(again);
+            };
             again();
         """
         return self._call("POST", "/execute/async", {"script": waiting, "args": [script]})

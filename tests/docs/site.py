@@ -20,8 +20,17 @@ def build() -> Path:
         # Tests run in several processes, which share this folder.
         fcntl.flock(lock, fcntl.LOCK_EX)
         command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going"]
+        command += ["--doctree-dir", str(SITE.parent / "doctrees"), "--builder", "html"]
         run = subprocess.run(
-            [*command, "--builder", "html", ROOT / "docs", SITE],
+            [
+                *command,
+                "--doctree-dir",
+                SITE.parent / "doctrees",
+                "--builder",
+                "html",
+                ROOT / "docs",
+                SITE,
+            ],
             capture_output=True,
             text=True,
             check=False,

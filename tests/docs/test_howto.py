@@ -8,7 +8,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-import dkim
+import dkim  # type: ignore[import-untyped]  # it has no types
 import pytest
 
 from aiomilter.testing import Client, Mta
@@ -75,7 +75,7 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def public_key(key: Path) -> bytes:
-    command = ["openssl", "rsa", "-in", key, "-pubout", "-outform", "PEM"]
+    command = ["openssl", "rsa", "-in", str(key), "-pubout", "-outform", "PEM"]
     pem = subprocess.run(command, check=True, capture_output=True).stdout
     return b"v=DKIM1; k=rsa; p=" + b"".join(pem.splitlines()[1:-1])
 
@@ -119,7 +119,7 @@ def test_the_signer_says_how_to_call_it() -> None:
 
 def answering(score: float) -> type[ask_service.AskService]:
     class Answering(ask_service.AskService):
-        ask = staticmethod(lambda subject, sender, text: score)  # noqa: ARG005
+        ask = staticmethod(lambda subject, sender, text: score)
 
     return Answering
 

@@ -40,7 +40,8 @@ def outputs(folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     with _running(folder, "run", "first_milter.py", "--listen", f"inet:{milter}") as run:
         found["check.txt"] = _output(folder, "check", f"inet:{milter}")
-        with _running(folder, "trace", "--listen", f"inet:{proxy}", "--to", f"inet:{milter}") as trace:
+        between = ("--listen", f"inet:{proxy}", "--to", f"inet:{milter}")
+        with _running(folder, "trace", *between) as trace:
             sender = ("--from", "joe@example.net")
             found["refused.txt"] = _output(folder, "check", f"inet:{proxy}", *sender)
     found["trace.txt"] = trace[0]
@@ -75,7 +76,8 @@ def _command(*arguments: str) -> list[str]:
 def _output(folder: Path, *arguments: str) -> str:
     run = subprocess.run(
         _command(*arguments),
-        cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=PATIENCE_S,
+        cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False,
+        timeout=PATIENCE_S,
     )  # fmt: skip
     assert run.returncode < 2, run.stderr
     return run.stdout
