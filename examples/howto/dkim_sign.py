@@ -39,7 +39,7 @@ class DkimSigner(Milter):
 
     def sign(self, message: bytes) -> tuple[str, str]:
         """Return the header, as name and value."""
-        line: bytes = dkim.sign(
+        line = dkim.sign(  # pyright: ignore[reportUnknownMemberType]
             message,
             self.selector,
             self.domain.encode(),

@@ -19,12 +19,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["OUTPUT", "outputs", "steady"]
+__all__ = ["OUTPUT", "PLAIN", "outputs", "steady"]
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "docs" / "tutorial"
 EXAMPLES = ROOT / "examples" / "tutorial"
 PATIENCE_S = 30
+_WITHOUT = ("cacheprovider", "asyncio", "cov", "xdist", "timeout", "hypothesispytest", "anyio")
+PLAIN = ("-c", os.devnull, "--rootdir", ".", *(f"-pno:{name}" for name in _WITHOUT))
+"""Arguments of pytest: as it is where nothing but aiomilter and pytest is installed."""
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "NO_COLOR": "1", "COLUMNS": "100"}
 
 
@@ -46,11 +49,8 @@ def outputs(folder: Path) -> dict[str, str]:
             found["refused.txt"] = _output(folder, "check", f"inet:{proxy}", *sender)
     found["trace.txt"] = trace[0]
     found["log.txt"] = run[0]
-    # What is installed there by `pip install aiomilter pytest` and nothing else.
-    options = ("-p", "no:cacheprovider", "-p", "no:asyncio", "-p", "no:cov", "-p", "no:xdist")
-    plain = ("-p", "no:timeout", "-p", "no:hypothesispytest", "-p", "no:anyio", "--rootdir", ".")
     pytest = subprocess.run(
-        [sys.executable, "-m", "pytest", "-v", "-c", os.devnull, *options, *plain],
+        [sys.executable, "-m", "pytest", "-v", *PLAIN],
         cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=True, timeout=PATIENCE_S,
     )  # fmt: skip
     found["pytest.txt"] = "\n".join(
@@ -97,8 +97,9 @@ def _running(folder: Path, *arguments: str) -> Iterator[list[str]]:
             assert "listening on" in first, first + process.stdout.read()
             yield kept
             process.send_signal(signal.SIGINT)
-            kept.append(first + process.communicate(timeout=PATIENCE_S)[0])
-            assert process.returncode == 0
+            # Not `communicate`: it would not see what has been read ahead with the first line.
+            kept.append(first + process.stdout.read())
+            assert process.wait(PATIENCE_S) == 0
         finally:
             process.kill()
 
