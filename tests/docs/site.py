@@ -1,13 +1,15 @@
-"""The documentation, built as `make docs` does it, once for all tests."""
+"""The documentation, built as `make docs` does it, once for all tests; and programs of tools/."""
 
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
-__all__ = ["ROOT", "SITE", "build"]
+__all__ = ["ROOT", "SITE", "build", "tool"]
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT / "docs" / "_build" / "html"
@@ -37,3 +39,14 @@ def build() -> Path:
         )
     assert run.returncode == 0, run.stderr
     return SITE
+
+
+def tool(name: str) -> ModuleType:
+    """Import a program of tools/."""
+    path = ROOT / "tools" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name.replace("-", "_"), path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import importlib.util
 import pkgutil
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from sphinx.util.inventory import InventoryFile
@@ -17,7 +15,7 @@ import aiomilter
 import aiomilter.contrib
 from aiomilter import Config
 from aiomilter.spec import COMMANDS, REPLIES, Actions, Options
-from tests.docs.site import ROOT
+from tests.docs.site import ROOT, tool
 
 pytestmark = [pytest.mark.xdist_group("site"), pytest.mark.timeout(180)]
 
@@ -50,17 +48,6 @@ PUBLIC = [
     "aiomilter.wire.framing",
     "aiomilter.wire.replies",
 ]
-
-
-def tool(name: str) -> ModuleType:
-    """Import a program of tools/."""
-    path = ROOT / "tools" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name.replace("-", "_"), path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def documented(site: Path) -> dict[str, str]:
