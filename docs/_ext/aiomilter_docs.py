@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -240,8 +241,8 @@ class CommandHelp(SphinxDirective):
         options = nodes.definition_list()
         for parameter in command.get_params(context):
             record = parameter.get_help_record(context)
-            if record is None:
-                continue
+            if record is None or not isinstance(parameter, click.Option):
+                continue  # arguments are in the synopsis
             item = nodes.definition_list_item()
             item += nodes.term("", "", nodes.literal(text=record[0]))
             definition = nodes.definition()
@@ -275,12 +276,33 @@ class CommandsTable(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         group = click.Context(aiomilter, info_name="aiomilter", **aiomilter.context_settings)
-        rows = [
+        rows = [("`aiomilter`", "What all of them have in common.")]
+        rows += [
             (f"`aiomilter {name}`", command.get_short_help_str(100))
             for name in aiomilter.list_commands(group)
             if (command := aiomilter.get_command(group, name)) is not None
         ]
-        return [table(("Command", ""), (35, 65), rows, "command")]
+        found = table(("Command", ""), (35, 65), rows, "command")
+        for name in list(found.findall(nodes.literal)):
+            page = name.astext().replace(" ", "-")
+            link = addnodes.pending_xref(
+                "", refdomain="std", reftype="doc", reftarget=f"/man/{page}", refexplicit=True
+            )
+            name.replace_self(link)
+            link += name
+        return [found]
+
+
+def without_return_type_none(app: Sphinx, doctree: nodes.document) -> None:
+    """Take "Return type: None" off what returns nothing: it says nothing, on every second entry."""
+    del app
+    for field in list(doctree.findall(nodes.field)):
+        name, body = field.children
+        if name.astext() == "Return type" and body.astext() == "None":
+            whole = field.parent
+            whole.remove(field)
+            if not whole.children:
+                whole.parent.remove(whole)
 
 
 def setup(app: Sphinx) -> dict[str, object]:
@@ -289,4 +311,5 @@ def setup(app: Sphinx) -> dict[str, object]:
     app.add_directive("config-table", ConfigTable)
     app.add_directive("command-help", CommandHelp)
     app.add_directive("commands-table", CommandsTable)
+    app.connect("doctree-read", without_return_type_none)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
