@@ -13,7 +13,18 @@ from sphinx.util.inventory import InventoryFile
 
 import aiomilter
 import aiomilter.contrib
-from aiomilter import Config
+from aiomilter import (
+    Body,
+    Config,
+    EomActions,
+    Headers,
+    Message,
+    Milter,
+    Negotiation,
+    Recipients,
+    Server,
+    Status,
+)
 from aiomilter.spec import COMMANDS, REPLIES, Actions, Options
 from tests.docs.site import ROOT, tool
 
@@ -162,3 +173,40 @@ def test_the_figures_of_the_readme_are_those_of_the_page() -> None:
     readme = figures.README.read_text(encoding="utf-8")
     page = figures.PAGE.read_text(encoding="utf-8")
     assert readme == figures.readme_with_figures(readme, page), "run: tools/readme-figures.py"
+
+
+@pytest.mark.parametrize(
+    ("before", "owner"),
+    [
+        (r"actions\.", EomActions),
+        (r"message\.(?!eml)", Message),
+        (r"message\.headers\.", Headers),
+        (r"message\.body\.", Body),
+        (r"message\.recipients\.", Recipients),
+        (r"Status\.", Status),
+        (r"Actions\.", Actions),
+        (r"negotiation\.", Negotiation),
+        (r"Server\.", Server),
+    ],
+)
+def test_names_in_prose_and_tables_exist(before: str, owner: type) -> None:
+    found = {
+        (page.relative_to(DOCS).as_posix(), name)
+        for page in PAGES
+        for name in re.findall(rf"(?<![\w.]){before}([A-Za-z_]+)", page.read_text(encoding="utf-8"))
+    }
+    assert found
+    assert {(page, name) for page, name in found if not hasattr(owner, name)} == set()
+
+
+def test_every_handler_is_in_every_page_of_migration() -> None:
+    handlers = {name for name in vars(Milter) if name.startswith("on_")} - {"on_message"}
+    for page in sorted((DOCS / "migration").glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        if page.name == "index.md":
+            continue
+        if page.name == "kilter.md":  # one coroutine there
+            assert "on_message" in text
+            continue
+        allowed = {"on_negotiate"} if page.name == "purepythonmilter.md" else set()
+        assert {name for name in handlers if name not in text} <= allowed, page.name
