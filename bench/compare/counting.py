@@ -18,7 +18,12 @@ from bench.compare.load import Load
 from bench.compare.milter import running
 from bench.compare.programs import BENCH, BenchError
 
-__all__ = ["aiomilter_command", "instructions_per_message", "syscalls_per_message"]
+__all__ = [
+    "aiomilter_command",
+    "change_command",
+    "instructions_per_message",
+    "syscalls_per_message",
+]
 
 _SLOWER = 6.0
 """How much more time a process that is watched gets to start and to end."""
@@ -37,6 +42,21 @@ def aiomilter_command(*, no_reply: bool, loop: str, python: str = sys.executable
     """
     options = ["no-reply" if no_reply else "add", *(["--uvloop"] if loop == "uvloop" else [])]
     return [python, str(BENCH / "peers" / "aiomilter_noop.py"), "{address}", *options]
+
+
+def change_command(how: str, *, loop: str, python: str = sys.executable) -> list[str]:
+    """Return the command of a milter that collects a message and changes a header (W5).
+
+    Args:
+        how: ``change``, by handlers that answer; ``change-no-reply``, by handlers that observe;
+            ``on_message``, by the library.
+        loop: ``asyncio`` or ``uvloop``.
+        python: The interpreter.
+    """
+    is_library = how == "on_message"
+    program = "aiomilter_message.py" if is_library else "aiomilter_noop.py"
+    words = [*([] if is_library else [how]), *(["--uvloop"] if loop == "uvloop" else [])]
+    return [python, str(BENCH / "peers" / program), "{address}", *words]
 
 
 def syscalls_per_message(

@@ -167,6 +167,11 @@ def _version_there(distribution: str) -> str:
     return done.stdout.strip()
 
 
+_BY_HAND = (
+    "collected by handlers with `@no_reply`, so that the MTA waits as little as for on_message"
+)
+
+
 def _aiomilter_peers() -> list[Peer]:
     """Both event loops; the log of a line for each message, which others do not write, apart."""
     version = aiomilter.__version__
@@ -197,7 +202,20 @@ def _aiomilter_peers() -> list[Peer]:
             *(python, str(_PROGRAMS / "aiomilter_message.py"), "{address}"),
             *options,
         )
+
+        def quiet(*options: str) -> dict[Work, tuple[str, ...]]:
+            return {"change": (python, program, "{address}", "change-no-reply", *options)}
+
         peers += [
+            Peer("by-hand-asyncio", version, quiet(), is_variant=True, note=_BY_HAND),
+            Peer(
+                "by-hand-uvloop",
+                version + loop,
+                quiet("--uvloop"),
+                absent=no_uvloop,
+                note=_BY_HAND,
+                is_variant=True,
+            ),
             Peer("on_message-asyncio", version, {"change": message()}, is_variant=True),
             Peer(
                 "on_message-uvloop",

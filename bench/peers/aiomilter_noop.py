@@ -122,6 +122,29 @@ class ChangingMilter(AnsweringMilter):
         actions.change_header("X-Header-3", 1, "changed")
 
 
+class ObservingChanger(ObservingMilter):
+    """Collects the same without keeping the MTA waiting, as `on_message` does."""
+
+    def begin_message(self) -> None:
+        """Begin with nothing."""
+        self.headers: list[tuple[str, str]] = []
+        self.body = bytearray()
+
+    @no_reply
+    async def on_header(self, name: str, value: str) -> None:
+        """Keep it."""
+        self.headers.append((name, value))
+
+    @no_reply
+    async def on_body(self, chunk: bytes) -> None:
+        """Keep it."""
+        self.body += chunk
+
+    async def on_eom(self, actions: EomActions) -> None:
+        """Change the one header that the load generator expects to be changed."""
+        actions.change_header("X-Header-3", 1, "changed")
+
+
 class WaitingMilter(AnsweringMilter):
     """Waits at the sender, as for an answer from DNS."""
 
@@ -134,6 +157,7 @@ WORKS: dict[str, type[Milter]] = {
     "add": AnsweringMilter,
     "no-reply": ObservingMilter,
     "change": ChangingMilter,
+    "change-no-reply": ObservingChanger,
     "wait": WaitingMilter,
 }
 

@@ -43,8 +43,6 @@ _MANY_HEADERS = 200
 """Old and new: to compare so many of them, all changed, takes some tens of milliseconds."""
 _UNCOUNTED_BYTES = 16_384
 """What one message may take without being counted: some thousand of them are no harm."""
-_BYTES_BESIDE_HEADER = 256
-"""What a header takes in memory beside its name and its value, about."""
 _MANY_HEADER_BYTES = 65_536
 """More than mail has but for a few; what does not get in while memory is tight."""
 
@@ -75,7 +73,7 @@ def keeps_message(result: object) -> bool:
 class MessageGatherer(HandlerRunner):
     """What a `Dispatcher` knows and does for `on_message`."""
 
-    __slots__ = ("_gathering", "_message_answer", "_session", "_uncounted_bytes")
+    __slots__ = ("_count_headers_at", "_gathering", "_message_answer", "_session")
 
     def __init__(
         self, host: Host, policy: FaultPolicy, facts: Facts, session: FilterSession
@@ -85,8 +83,8 @@ class MessageGatherer(HandlerRunner):
         self._gathering: Gathering | None = None
         # What all that is still to come of a message gets that is lost.
         self._message_answer: Status | None = None
-        # How much headers have come to since they were counted.
-        self._uncounted_bytes = 0
+        # Headers are counted when they take more than this.
+        self._count_headers_at = _UNCOUNTED_BYTES
 
     def _begin_gathering(self) -> None:
         """Begin a message, if the milter wants it whole."""
@@ -101,7 +99,7 @@ class MessageGatherer(HandlerRunner):
         """Forget the message in hand, if there is one."""
         if self._gathering is not None:
             self._gathering.end()
-            self._uncounted_bytes = 0
+            self._count_headers_at = _UNCOUNTED_BYTES
             self._host.keep(0)
 
     def _note_envelope(self, handler: Handler, event: Event, given: Status) -> None:
@@ -121,23 +119,21 @@ class MessageGatherer(HandlerRunner):
         Hot path: most events of a message are these, and none of them needs a coroutine.
         """
         gathering = self._gathering
-        if gathering is not None:
-            name, value = event.name, event.value
+        if gathering is not None and (collector := gathering.collector) is not None:
             try:
-                gathering.take_header(name, value)
+                size = collector.header(event.name, event.value)
             except MessageLimitExceeded as error:
                 self._exceed(error)
                 return
-            self._uncounted_bytes += len(name) + len(value) + _BYTES_BESIDE_HEADER
-            if self._uncounted_bytes > _UNCOUNTED_BYTES and self._is_too_much(gathering):
+            if size > self._count_headers_at and self._is_too_much(gathering, size):
                 return
         self._session.respond(_CONTINUE)
 
-    def _is_too_much(self, gathering: Gathering) -> bool:
+    def _is_too_much(self, gathering: Gathering, header_bytes: int) -> bool:
         """Count what headers take; give the message up if that is much while memory is tight."""
-        self._uncounted_bytes = 0
+        self._count_headers_at = header_bytes + _UNCOUNTED_BYTES
         is_tight = self._host.keep(gathering.bytes_in_memory)
-        if not is_tight or gathering.header_bytes_in_memory < _MANY_HEADER_BYTES:
+        if not is_tight or header_bytes < _MANY_HEADER_BYTES:
             return False
         # A body could go to a file.
         reason = "memory is tight (Config.memory_budget), and the message has very many headers"

@@ -35,9 +35,13 @@ class MessageNeeds(enum.Enum):
 
 
 class Gathering:
-    """The messages of one session, one after the other."""
+    """The messages of one session, one after the other.
 
-    __slots__ = ("_collector", "_leading_space", "_limits")
+    Attributes:
+        collector: What has come of the message in hand, or None.
+    """
+
+    __slots__ = ("_leading_space", "_limits", "collector")
 
     def __init__(self, limits: CollectLimits, *, leading_space: bool) -> None:
         """Begin without a message.
@@ -48,32 +52,27 @@ class Gathering:
         """
         self._limits = limits
         self._leading_space = leading_space
-        self._collector: MessageCollector | None = None
+        self.collector: MessageCollector | None = None
 
     @property
     def bytes_in_memory(self) -> int:
         """How much of the message is kept in memory now, about."""
-        return 0 if self._collector is None else self._collector.bytes_in_memory
-
-    @property
-    def header_bytes_in_memory(self) -> int:
-        """How much of that are headers."""
-        return 0 if self._collector is None else self._collector.header_bytes_in_memory
+        return 0 if self.collector is None else self.collector.bytes_in_memory
 
     def begin(self) -> None:
         """Begin a message."""
         self.end()
-        self._collector = MessageCollector(self._limits, leading_space=self._leading_space)
+        self.collector = MessageCollector(self._limits, leading_space=self._leading_space)
 
     def end(self) -> None:
         """Forget the message in hand."""
-        collector, self._collector = self._collector, None
+        collector, self.collector = self.collector, None
         if collector is not None:
             collector.close()
 
     def take(self, event: Event) -> None:
         """Take the sender, or a recipient that was not refused."""
-        collector = self._collector
+        collector = self.collector
         if collector is None:
             return
         match event:
@@ -87,27 +86,18 @@ class Gathering:
                 # CONNECT and HELO are facts of the session.
                 pass
 
-    def take_header(self, name: bytes, value: bytes) -> None:
-        """Take a header.
-
-        Raises:
-            MessageLimitExceeded: They have become more than may be gathered.
-        """
-        if self._collector is not None:
-            self._collector.header(name, value)
-
     def check_room(self, size: int) -> None:
         """Check that so many more bytes of a body may be gathered.
 
         Raises:
             MessageLimitExceeded: They may not.
         """
-        if self._collector is not None:
-            self._collector.check_room(size)
+        if self.collector is not None:
+            self.collector.check_room(size)
 
     def goes_to_file(self, size: int) -> bool:
         """Whether so many more bytes of a body touch the disk, and are a thing for a thread."""
-        return self._collector is not None and self._collector.goes_to_file(size)
+        return self.collector is not None and self.collector.goes_to_file(size)
 
     def body_writer(self) -> Callable[[bytes], None]:
         """Return what writes to the message in hand, and to no other.
@@ -126,13 +116,13 @@ class Gathering:
             MessageLimitExceeded: It has become more than may be gathered.
             SpoolError: It cannot be kept.
         """
-        if self._collector is not None:
-            self._collector.body(chunk)
+        if self.collector is not None:
+            self.collector.body(chunk)
 
     def save_memory(self) -> None:
         """Keep the body in a file from its next piece on."""
-        if self._collector is not None:
-            self._collector.save_memory()
+        if self.collector is not None:
+            self.collector.save_memory()
 
     def message(self, facts: Facts) -> Message:
         """Return the message, at its end.
@@ -140,9 +130,9 @@ class Gathering:
         Raises:
             MessageLimitExceeded: There is none: it was more than may be gathered.
         """
-        if self._collector is None:
+        if self.collector is None:
             raise MessageLimitExceeded("the message was given up before")
-        return self._collector.message(
+        return self.collector.message(
             macros=facts.macros,
             queue_id=facts.queue_id,
             client=facts.client,

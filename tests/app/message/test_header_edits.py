@@ -316,3 +316,17 @@ def test_very_many_edits_are_still_right(kind: Mta | None) -> None:
     edits = edits_of(headers, kind)
     for mta in (kind,) if kind else tuple(Mta):
         assert play(mta, old, edits) == lines_of(headers)
+
+
+@pytest.mark.parametrize("mta", [None, *Mta])
+def test_two_values_at_most_are_changed_in_place(mta: Mta | None) -> None:
+    old = [Header(b"X", b" 1"), Header(b"Y", b" 1"), Header(b"x", b" 2"), Header(b"X", b" 3")]
+    new = [old[0], Header(b"Y", b" 9"), old[2], Header(b"X", b" 9")]
+    assert header_edits(old, new, mta, leading_space=True) == [
+        HeaderChanged("Y", 1, " 9"),
+        HeaderChanged("X", 3, " 9"),
+    ]
+    # Three may be fewer another way.
+    moved = [Header(b"X", b" 2"), Header(b"X", b" 3"), Header(b"X", b" 4"), Header(b"X", b" 5")]
+    rotated = [*moved[1:], moved[0]]
+    assert len(header_edits(moved, rotated, mta, leading_space=True)) == 2

@@ -1,13 +1,16 @@
-"""rspamd as a milter: one worker that scans by itself, with two rules and without a network."""
+"""rspamd with two rules and without a network: as a milter, or asked over HTTP."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Literal
 
 from tests.integration.peers.programs import find_program, folder, running
 
 __all__ = ["running_rspamd"]
+
+Worker = Literal["milter", "http"]
 
 _START_S = 50.0
 """It takes two seconds of computing to start, on an idle machine."""
@@ -28,11 +31,20 @@ metric {{
   symbol {{ name = "PEER_HEADERS"; score = 1; }}
 }}
 lua = "{folder}/rules.lua";
+"""
+_WORKERS: dict[Worker, str] = {
+    "milter": """\
 worker "rspamd_proxy" {{
   bind_socket = "{folder}/rspamd.sock mode=0600"; milter = yes; timeout = 5s; count = 1;
   upstream "local" {{ default = yes; self_scan = yes; }}
 }}
-"""
+""",
+    "http": """\
+worker "normal" {{
+  bind_socket = "{folder}/rspamd.sock mode=0600"; bind_socket = "127.0.0.1:{port}"; count = 1;
+}}
+""",
+}
 _RULES = """\
 rspamd_config:register_symbol{ name = "PEER_SPAM", type = "normal", callback = function(task)
   if task:get_header("X-Spam-Test") then task:insert_result("PEER_SPAM", 1.0) end
@@ -48,11 +60,17 @@ end }
 
 
 @contextlib.contextmanager
-def running_rspamd() -> Iterator[str]:
-    """Run rspamd; its address."""
+def running_rspamd(worker: Worker = "milter", port: int = 0) -> Iterator[str]:
+    """Run rspamd; its address.
+
+    Args:
+        worker: What it is: a milter on a unix socket, or an HTTP server.
+        port: Of the HTTP server.
+    """
     program = find_program("rspamd", "rspamd")
     with folder() as path:
-        (path / "rspamd.conf").write_text(_CONFIG.format(folder=path))
+        config = _CONFIG + _WORKERS[worker]
+        (path / "rspamd.conf").write_text(config.format(folder=path, port=port))
         # Its own list of public suffixes takes seconds to compile.
         (path / "suffixes").write_text("example\n")
         (path / "rules.lua").write_text(_RULES)
@@ -60,4 +78,4 @@ def running_rspamd() -> Iterator[str]:
         # -i: also as root, whose folder this is.
         command = [program, "-f", "-i", "-c", str(path / "rspamd.conf")]
         with running(command, socket, patience_s=_START_S):
-            yield f"unix:{socket}"
+            yield f"unix:{socket}" if worker == "milter" else f"127.0.0.1:{port}"

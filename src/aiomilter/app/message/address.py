@@ -76,16 +76,14 @@ class EnvelopeAddress(Path):
     def mailbox(self) -> str:
         """The address without brackets and without a source route (RFC 5321, appendix C)."""
         text = self.address[1:].removesuffix(">")
-        route = _ROUTE.match(text)
-        return text[route.end() :] if route else text
+        if text.startswith("@") and (route := _ROUTE.match(text)):
+            return text[route.end() :]
+        return text
 
     @property
     def local_part(self) -> str:
         """What stands in front of the last ``@``, without quotes; its case may matter."""
-        local = self._split()[0]
-        if len(local) >= 2 and local[0] == local[-1] == '"':
-            return _QUOTED_PAIR.sub(r"\1", local[1:-1])
-        return local
+        return _unquoted(self._split()[0])
 
     @property
     def domain(self) -> str:
@@ -108,11 +106,12 @@ class EnvelopeAddress(Path):
     @property
     def key(self) -> tuple[str, str]:
         """By what addresses are told from each other: local part, and domain in any case."""
-        local, domain = self.local_part, self.domain
+        local, domain = self._split()
+        local = _unquoted(local)
         # RFC 5321, 4.5.1: the one local part that is the same in any case.
         if local.lower() == "postmaster":
             local = local.lower()
-        return local, self.ascii_domain or domain.lower()
+        return local, ascii_domain(domain) or domain.lower()
 
     def _split(self) -> tuple[str, str]:
         mailbox = self.mailbox
@@ -120,3 +119,9 @@ class EnvelopeAddress(Path):
             return mailbox, ""
         local, at, domain = mailbox.rpartition("@")
         return (local, domain) if at else (domain, "")
+
+
+def _unquoted(local: str) -> str:
+    if len(local) >= 2 and local[0] == local[-1] == '"':
+        return _QUOTED_PAIR.sub(r"\1", local[1:-1])
+    return local

@@ -78,8 +78,8 @@ class MessageCollector:
         """Take a recipient that was not refused."""
         self._recipients.append(EnvelopeAddress.received(recipient, params))
 
-    def header(self, raw_name: bytes, raw_value: bytes) -> None:
-        """Take a header as the MTA sends it.
+    def header(self, raw_name: bytes, raw_value: bytes) -> int:
+        """Take a header as the MTA sends it; return how much memory all of them take, about.
 
         Raises:
             MessageLimitExceeded: There are too many, or they are too long.
@@ -91,6 +91,7 @@ class MessageCollector:
         if self._header_bytes > limits.max_header_bytes:
             raise MessageLimitExceeded(f"more than {limits.max_header_bytes} bytes of headers")
         headers.append(Header(raw_name, raw_value if self._leading_space else b" " + raw_value))
+        return self._header_bytes + len(headers) * _BYTES_BESIDE_HEADER
 
     def goes_to_file(self, size: int) -> bool:
         """Whether `body` of so many bytes would touch the disk, and is a thing for a thread."""
@@ -117,15 +118,10 @@ class MessageCollector:
             raise MessageLimitExceeded(f"more than {self._limits.max_body_bytes} bytes of body")
 
     @property
-    def header_bytes_in_memory(self) -> int:
-        """How much memory the headers take, about."""
-        return self._header_bytes + len(self._headers) * _BYTES_BESIDE_HEADER
-
-    @property
     def bytes_in_memory(self) -> int:
         """How much memory the headers and what is not in a file of the body take, about."""
         body = 0 if self._body.is_spooled else self._body.size
-        return self.header_bytes_in_memory + body
+        return self._header_bytes + len(self._headers) * _BYTES_BESIDE_HEADER + body
 
     def save_memory(self) -> None:
         """Keep the body in a file from its next piece on, whatever its size."""

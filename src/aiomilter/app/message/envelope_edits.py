@@ -54,6 +54,8 @@ def sender_edits(
 
 def recipient_edits(recipients: Recipients, mta: Mta | None) -> tuple[list[Edit], list[str]]:
     """Return the edits that make the recipients what they are now, and what is lost of them."""
+    if recipients.is_untouched:
+        return [], []
     gone: list[EnvelopeAddress] = []
     again: list[EnvelopeAddress] = []
     losses: list[str] = []

@@ -55,17 +55,32 @@ class Headers:
 
     def __init__(self, headers: Iterable[Header | tuple[str, str]] = ()) -> None:
         """Take the headers of a message; those are what edits are computed against."""
-        self._headers: list[Header | None] = []
-        self._before: list[int] = []
-        self._after: list[int] = []
-        self._before_same: list[int] = []
-        self._after_same: list[int] = []
+        taken = [
+            (header if header.place == _NONE else _made(header))
+            if isinstance(header, Header)
+            else Header.made(*header)
+            for header in headers
+        ]
+        count = self._count = len(taken)
+        # Hot path: what `_append` of each would come to, at a third of its price.
+        self._headers: list[Header | None] = [*taken]
+        self._before = list(range(_NONE, count - 1))
+        self._after = [*range(1, count), _NONE] if count else []
+        self._before_same = [_NONE] * count
+        self._after_same = [_NONE] * count
+        self._first, self._last = (0, count - 1) if count else (_NONE, _NONE)
         self._same: dict[bytes, _Same] = {}
-        self._first = self._last = _NONE
-        self._count = 0
-        for header in headers:
-            self._append(_made(header) if isinstance(header, Header) else Header.made(*header))
-        self._original = tuple(self)
+        for place, header in enumerate(taken):
+            header.place = place
+            key = header.key
+            same = self._same.get(key)
+            if same is None:
+                self._same[key] = _Same(place, place)
+            else:
+                self._before_same[place] = same.last
+                self._after_same[same.last] = place
+                self._same[key] = _Same(same.first, place)
+        self._original = tuple(taken)
 
     @property
     def original(self) -> tuple[Header, ...]:

@@ -20,14 +20,26 @@ class Recipients:
     parameters of the first.
     """
 
-    __slots__ = ("_original", "_recipients")
+    __slots__ = ("_known", "_original")
 
     def __init__(self, recipients: Iterable[EnvelopeAddress] = ()) -> None:
         """Take the recipients that came with the message; edits are computed against those."""
         self._original = tuple(recipients)
-        self._recipients: dict[tuple[str, str], EnvelopeAddress] = {}
-        for recipient in self._original:
-            self._recipients.setdefault(recipient.key, recipient)
+        self._known: dict[tuple[str, str], EnvelopeAddress] | None = None
+
+    @property
+    def _recipients(self) -> dict[tuple[str, str], EnvelopeAddress]:
+        """The recipients by what they are told from each other; made when they are looked at."""
+        if self._known is None:
+            self._known = {}
+            for recipient in self._original:
+                self._known.setdefault(recipient.key, recipient)
+        return self._known
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nobody has looked at them, let alone changed them."""
+        return self._known is None
 
     @property
     def original(self) -> tuple[EnvelopeAddress, ...]:
