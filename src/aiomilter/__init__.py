@@ -20,6 +20,7 @@ from aiomilter.aio.config import Config
 from aiomilter.aio.runner import run
 from aiomilter.aio.server import Server, serve
 from aiomilter.app.actions import EomActions
+from aiomilter.app.compose import chain, dry_run
 from aiomilter.app.gathering import MessageNeeds
 from aiomilter.app.macros import Macros
 from aiomilter.app.message import (
@@ -95,6 +96,8 @@ __all__ = [
     "Status",
     "Verdict",
     "__version__",
+    "chain",
+    "dry_run",
     "leading_space",
     "macros",
     "no_reply",

@@ -83,6 +83,9 @@ class FakeHost:
 
         return run()
 
+    def now(self) -> float:
+        return 0.0
+
     def is_stray_at_work(self) -> bool:
         return False
 

@@ -85,6 +85,9 @@ class Host:
 
         return run()
 
+    def now(self) -> float:
+        return 0.0
+
     def is_stray_at_work(self) -> bool:
         return False
 

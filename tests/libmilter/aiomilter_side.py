@@ -108,6 +108,9 @@ class _Host:
     def run_in_thread(self, function: Callable[[], object]) -> Awaitable[object]:
         raise AssertionError("a planned milter has no blocking handler")
 
+    def now(self) -> float:
+        return 0.0
+
     def is_stray_at_work(self) -> bool:
         return False
 

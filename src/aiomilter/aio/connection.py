@@ -289,6 +289,10 @@ class Connection(asyncio.BufferedProtocol):
             return Cut.NO_THREAD
         return cut or (Cut.FROM_OUTSIDE if by_handler else None)
 
+    def now(self) -> float:
+        """Return the time of the loop."""
+        return self._loop.time()
+
     def run_in_thread(self, function: Callable[[], object]) -> Awaitable[object]:
         """Run a function that may block."""
         self._job = self._threads.submit(function)

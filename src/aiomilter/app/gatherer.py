@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from aiomilter.app.actions import EomActions
 from aiomilter.app.arguments import ARGUMENTS
+from aiomilter.app.compose.member_runner import MemberRunner
 from aiomilter.app.facts import Facts
 from aiomilter.app.gathering import Gathering
 from aiomilter.app.handlers import Handler, HandlerKind
 from aiomilter.app.host import FaultPolicy, Host
+from aiomilter.app.message.message import Message
 from aiomilter.app.results import read_result
-from aiomilter.app.running import HandlerRunner
 from aiomilter.app.text import decode_text, describe_error
 from aiomilter.errors import MessageLimitExceeded
 from aiomilter.session.events import Event
@@ -52,7 +53,7 @@ _MAKE_EDITS = Handler(
 )
 
 
-class MessageGatherer(HandlerRunner):
+class MessageGatherer(MemberRunner):
     """What a `Dispatcher` knows and does for `on_message`."""
 
     __slots__ = ("_gathering", "_message_answer", "_session")
@@ -147,22 +148,33 @@ class MessageGatherer(HandlerRunner):
         known = read_result(result)
         if known is None or known[0] not in _KEEPS_MESSAGE:
             return result
+        await self._make_edits(handler, gathering, message, actions)
+        return result
+
+    async def _make_edits(
+        self, handler: Handler, gathering: Gathering, message: Message, actions: EomActions
+    ) -> None:
+        """Make the edits that the changes of a message come down to.
+
+        Raises:
+            FaultError: One cannot be made.
+            GoneError: Nobody waits for them.
+        """
         if message.body.touches_disk:
             await self._run(_MAKE_EDITS, (gathering, message, actions, self.log))
-            return result
+            return
         try:
             gathering.make_edits(message, actions, self.log)
         except Exception as error:  # noqa: BLE001  (what the author has put there may be anything)
             raise self._fault(handler.name, describe_error(error), error) from None
-        return result
 
-    def _give_fault_answer(self, answer: Status) -> None:
+    def _give_fault_answer(self, answer: Status, edits: bytes = b"") -> None:
         """Answer the open event with a verdict that no handler has returned, now or later."""
         session = self._session
         if self.watch is not None:
-            self.watch.note_answer(session.state.name.lower(), answer)
+            self.watch.note_answer(session.state.name.lower(), answer, None, edits)
         if session.may_answer():
-            session.respond(answer)
+            session.respond(answer, None, edits)
             return
         session.respond(_CONTINUE)
         if answer is not _CONTINUE:

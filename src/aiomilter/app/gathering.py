@@ -15,7 +15,7 @@ import logging
 from aiomilter.app.actions import EomActions
 from aiomilter.app.facts import Facts
 from aiomilter.app.message.collector import CollectLimits, MessageCollector
-from aiomilter.app.message.diff import plan_edits
+from aiomilter.app.message.diff import Plan, plan_difference, plan_edits
 from aiomilter.app.message.message import Message
 from aiomilter.app.mta.kind import detect_mta
 from aiomilter.app.text import decode_text
@@ -36,7 +36,7 @@ class MessageNeeds(enum.Enum):
 class Gathering:
     """The messages of one session, one after the other."""
 
-    __slots__ = ("_collector", "_leading_space", "_limits")
+    __slots__ = ("_collector", "_forks", "_leading_space", "_limits")
 
     def __init__(self, limits: CollectLimits, *, leading_space: bool) -> None:
         """Begin without a message.
@@ -48,6 +48,7 @@ class Gathering:
         self._limits = limits
         self._leading_space = leading_space
         self._collector: MessageCollector | None = None
+        self._forks: list[Message] = []
 
     @property
     def bytes_in_memory(self) -> int:
@@ -64,6 +65,24 @@ class Gathering:
         collector, self._collector = self._collector, None
         if collector is not None:
             collector.close()
+        forks, self._forks = self._forks, []
+        for fork in forks:
+            fork.close()
+
+    def fork(self, message: Message) -> Message:
+        """Return a message once more, for changes of its own; it lasts as long as the first."""
+        fork = message.copy()
+        self._forks.append(fork)
+        return fork
+
+    def compare(self, base: Message, message: Message) -> Plan:
+        """Return the edits that lead from one fork of a message to another.
+
+        Raises:
+            SpoolError: A body cannot be read.
+        """
+        mta = detect_mta(message.macros)
+        return plan_difference(base, message, mta, leading_space=self._leading_space)
 
     def take(self, event: Event) -> None:
         """Take the sender, a recipient that was not refused, or a header.
