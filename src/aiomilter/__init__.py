@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from aiomilter._version import __version__
 from aiomilter.aio.config import Config
+from aiomilter.aio.process_pool import ProcessPool
 from aiomilter.aio.runner import run
 from aiomilter.aio.server import Server, serve
 from aiomilter.app.actions import EomActions
@@ -54,6 +55,8 @@ from aiomilter.errors import (
     MessageLimitExceeded,
     MilterError,
     MilterUnavailable,
+    ProcessCrashed,
+    ProcessPoolFull,
     ProtocolError,
     RemoteProtocolError,
     SpoolError,
@@ -86,6 +89,9 @@ __all__ = [
     "Negotiation",
     "Observer",
     "Options",
+    "ProcessCrashed",
+    "ProcessPool",
+    "ProcessPoolFull",
     "ProtocolError",
     "Recipients",
     "RemoteProtocolError",

@@ -217,7 +217,7 @@ def _check(factory: object) -> None:
             f"{show_value(factory)} is an object of the class {type(factory).__qualname__}; pass "
             f"the class, of which one object is made for each session"
         )
-    elif not callable(factory):
+    if not callable(factory):
         raise ConfigError(f"{show_value(factory)} does not make milters: it is not callable")
     if inspect.iscoroutinefunction(factory):
         raise ConfigError(f"{show_value(factory)} is an async function; make it a plain one")

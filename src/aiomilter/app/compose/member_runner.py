@@ -11,6 +11,7 @@ from aiomilter.app.compose.member import Member
 from aiomilter.app.facts import Facts
 from aiomilter.app.handlers import Handler, HandlerKind
 from aiomilter.app.host import Abandoned, FaultPolicy, Host
+from aiomilter.app.milter import Milter
 from aiomilter.app.results import FAILED, read_result
 from aiomilter.app.running import FaultError, GoneError, HandlerRunner
 from aiomilter.app.text import describe_error, show_value
@@ -215,7 +216,7 @@ class MemberRunner(HandlerRunner):
         self._name = member.name
         step = Handler(
             "on_message",
-            lambda _milter: function(*arguments),
+            partial(_without_milter, partial(function, *arguments)),
             is_async=False,
             time_limit_s=_STEP_LIMIT_S,
             kind=HandlerKind.EOM,
@@ -243,3 +244,9 @@ class MemberRunner(HandlerRunner):
             return self._fault(where, describe_error(error), error)
         finally:
             self._name = None
+
+
+def _without_milter(function: Callable[[], object], milter: Milter | None) -> object:
+    """Run a step of the library in place of a handler."""
+    del milter
+    return function()

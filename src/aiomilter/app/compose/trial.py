@@ -124,14 +124,17 @@ class Trial:
             record["reply"] = cut_text(str(result), _REPLY_BYTES) or ""
         if is_fault:
             record["fault"] = True
+        lists: list[str] = []
         if refused:
+            lists.append(_list("refused", refused, len(self.refused)))
             record["refused"] = refused
             record["refused_count"] = len(self.refused)
         if shown:
             record["edits"] = shown
             record["edit_count"] = len(edits) + (new_body_bytes is not None)
+            lists.append(_list("edits", shown, len(edits) + (new_body_bytes is not None)))
         log = SessionLog(_logger, facts)
-        log.info("%s", _as_text(record), extra={"aiomilter": record})
+        log.info("%s", _as_text(record, lists), extra={"aiomilter": record})
 
 
 def describe_edit(edit: Edit) -> str:
@@ -165,17 +168,17 @@ def _cut(text: str | None) -> str:
     return cut_text((text or "").strip(), _TEXT_BYTES) or ""
 
 
-def _as_text(record: Mapping[str, object]) -> str:
+def _as_text(record: Mapping[str, object], lists: Sequence[str]) -> str:
     stage = record["stage"]
     parts = [f"dry run of {record['dry_run']}: {record['verdict']} at {stage}"]
     if "fault" in record:
         parts.append("after a fault")
     if "reply" in record:
         parts.append(f"({record['reply']})")
-    for name in ("refused", "edits"):
-        shown = record.get(name)
-        if isinstance(shown, list):
-            count = record["refused_count" if name == "refused" else "edit_count"]
-            more = f", and {int(str(count)) - len(shown)} more" if count != len(shown) else ""
-            parts.append(f"{name}=[{', '.join(map(str, shown))}{more}]")
+    parts += lists
     return " ".join(parts)
+
+
+def _list(name: str, shown: Sequence[str], count: int) -> str:
+    more = f", and {count - len(shown)} more" if count > len(shown) else ""
+    return f"{name}=[{', '.join(shown)}{more}]"
