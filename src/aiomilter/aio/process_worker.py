@@ -23,7 +23,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-__all__ = ["MAIN_COPY", "main"]
+__all__ = ["MAIN_COPY", "main", "serve_calls"]
 
 MAIN_COPY = "__mp_main__"
 """Under which name a process has the program's main module; as in `multiprocessing`."""
@@ -48,21 +48,46 @@ def main(arguments: list[str]) -> None:
     # Control-C is for the program, which then stops in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with_parent(lifeline)
-    path, main_name, main_path = pickle.loads(_read_frame(calls))  # noqa: S301  (from the parent)
-    sys.path[:] = path
-    main_module = _MainModule(main_name, main_path)
-    while True:
-        _serve(calls, _read_frame(calls), main_module)
+    try:
+        serve_calls(calls)
+    except OSError:
+        # The other end has hung up: there is nothing left to do, and nobody to tell.
+        pass
+
+
+def serve_calls(calls: int) -> None:
+    """Serve the calls that come through a descriptor, until its other end hangs up.
+
+    Raises:
+        OSError: It has done so in the middle of something.
+    """
+    try:
+        greeting = _read_frame(calls)
+        path, main_name, main_path = pickle.loads(greeting)  # noqa: S301  (from the parent)
+        sys.path[:] = path
+        main_module = _MainModule(main_name, main_path)
+        while True:
+            _serve(calls, _read_frame(calls), main_module)
+    except EOFError:
+        return
 
 
 def _serve(calls: int, call: bytes, main_module: _MainModule) -> None:
     try:
-        function, arguments = _Unpickler(call, main_module).load()
+        function, arguments = _load(call, main_module)
         _write_frame(calls, b"b")
         answer = b"r" + pickle.dumps(function(*arguments), pickle.HIGHEST_PROTOCOL)
     except Exception as error:  # noqa: BLE001  (it is the caller's)
         answer = b"e" + _pickle_error(error)
     _write_frame(calls, answer)
+
+
+def _load(call: bytes, main_module: _MainModule) -> Any:
+    try:
+        return _Unpickler(call, main_module).load()
+    except EOFError as error:
+        # Of a module that was imported: not of the line to the other end.
+        raise RuntimeError(f"the call cannot be read: {error}") from error
 
 
 def _pickle_error(error: Exception) -> bytes:
@@ -75,7 +100,8 @@ def _pickle_error(error: Exception) -> bytes:
         # Many can be pickled and not be put together again.
         pickle.loads(pickled)  # noqa: S301  (our own)
     except Exception:  # noqa: BLE001  (whatever the author's exception does)
-        stand_in = RuntimeError(f"{type(error).__name__}, which cannot be pickled")
+        text = "".join(traceback.format_exception_only(error)).strip()
+        stand_in = RuntimeError(f"{text[:500]} (an exception that cannot be pickled)")
         stand_in.add_note(f"In a process of the pool:\n{places.rstrip()}")
         return pickle.dumps(stand_in, pickle.HIGHEST_PROTOCOL)
     return pickled
@@ -161,8 +187,7 @@ def _read(descriptor: int, size: int) -> bytes:
     while size:
         piece = os.read(descriptor, min(size, _PIECE_BYTES))
         if not piece:
-            # The other end has hung up: there is nothing left to do.
-            os._exit(0)
+            raise EOFError
         pieces.append(piece)
         size -= len(piece)
     return b"".join(pieces)
