@@ -29,7 +29,7 @@ import json
 import os
 import sys
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from aiomilter import Message, Milter, Reply, Status, run
 
@@ -74,10 +74,10 @@ def check(address: str, message: Message) -> dict[str, Any]:
         connection.close()
     if response.status != http.HTTPStatus.OK:
         raise RspamdError(f"rspamd answers {response.status}: {text[:200]!a}")
-    answer = json.loads(text)
+    answer: object = json.loads(text)
     if not isinstance(answer, dict):
         raise RspamdError(f"rspamd answers {text[:200]!a}")
-    return answer
+    return cast("dict[str, object]", answer)
 
 
 def _envelope(message: Message) -> list[tuple[str, str]]:

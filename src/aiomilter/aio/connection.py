@@ -291,6 +291,10 @@ class Connection(asyncio.BufferedProtocol):
             return Cut.NO_THREAD
         return cut or (Cut.FROM_OUTSIDE if by_handler else None)
 
+    def now(self) -> float:
+        """Return the time of the loop."""
+        return self._loop.time()
+
     def run_in_thread(self, function: Callable[[], object]) -> Awaitable[object]:
         """Run a function that may block; a hook perhaps while a handler is still at work."""
         self.is_stray_at_work()
@@ -372,8 +376,6 @@ class Connection(asyncio.BufferedProtocol):
             self._log_protocol_error(error)
         finally:
             self._task = ServingTask(self._serve(self._line), self._loop)
-
-    # The task
 
     async def _serve(self, line: Line) -> None:
         """Serve events until the connection is over; long, as each coroutine costs 250 bytes."""
@@ -487,8 +489,6 @@ class Connection(asyncio.BufferedProtocol):
             await line.drain()
         finally:
             self._phase = _BETWEEN
-
-    # The log
 
     def _log_protocol_error(self, error: RemoteProtocolError) -> None:
         self._log_end(f"in state {self._session.state.name}: {error}")

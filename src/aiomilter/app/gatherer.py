@@ -16,13 +16,14 @@ from collections.abc import Callable
 
 from aiomilter.app.actions import EomActions
 from aiomilter.app.arguments import ARGUMENTS
+from aiomilter.app.compose.member_runner import MemberRunner
 from aiomilter.app.facts import Facts
 from aiomilter.app.gathering import Gathering
 from aiomilter.app.handlers import Handler, HandlerKind
 from aiomilter.app.host import FaultPolicy, Host
 from aiomilter.app.message.message import Message
 from aiomilter.app.results import read_result
-from aiomilter.app.running import FaultError, HandlerRunner
+from aiomilter.app.running import FaultError
 from aiomilter.app.text import decode_text, describe_error
 from aiomilter.errors import MessageLimitExceeded
 from aiomilter.session.events import Event
@@ -70,7 +71,7 @@ def keeps_message(result: object) -> bool:
     return known is not None and known[0] in _KEEPS_MESSAGE
 
 
-class MessageGatherer(HandlerRunner):
+class MessageGatherer(MemberRunner):
     """What a `Dispatcher` knows and does for `on_message`."""
 
     __slots__ = ("_count_headers_at", "_gathering", "_message_answer", "_session")
@@ -215,14 +216,25 @@ class MessageGatherer(HandlerRunner):
         result = await self._run(handler, (message,))
         if not keeps_message(result):
             return result
+        await self._make_edits(handler, gathering, message, actions)
+        return result
+
+    async def _make_edits(
+        self, handler: Handler, gathering: Gathering, message: Message, actions: EomActions
+    ) -> None:
+        """Make the edits that the changes of a message come down to.
+
+        Raises:
+            FaultError: One cannot be made.
+            GoneError: Nobody waits for them.
+        """
         if self._takes_long(message):
             await self._run(_MAKE_EDITS, (gathering, message, actions, self.log))
-            return result
+            return
         try:
             gathering.make_edits(message, actions, self.log)
         except Exception as error:  # noqa: BLE001  (what the author has put there may be anything)
             raise self._fault(handler.name, describe_error(error), error) from None
-        return result
 
     @staticmethod
     def _takes_long(message: Message) -> bool:
@@ -235,14 +247,14 @@ class MessageGatherer(HandlerRunner):
             return len(headers.original) + len(headers) > _MANY_HEADERS and headers.is_changed
         return False
 
-    def _give_fault_answer(self, answer: Status) -> None:
+    def _give_fault_answer(self, answer: Status, edits: bytes = b"") -> None:
         """Answer the open event with a verdict that no handler has returned, now or later."""
         session = self._session
         if self.watch is not None:
             noted = _CONTINUE if answer is _SKIP else answer
-            self.watch.note_answer(session.state.name.lower(), noted)
+            self.watch.note_answer(session.state.name.lower(), noted, None, edits)
         if session.may_answer() or answer is _SKIP:
-            session.respond(answer)
+            session.respond(answer, None, edits)
             return
         session.respond(_CONTINUE)
         if answer is not _CONTINUE:
