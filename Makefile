@@ -12,11 +12,13 @@ export PYTHON
 BIN := .venv/bin
 # Tests that share a mail server carry the same xdist_group and so run in one process.
 PYTEST := $(BIN)/pytest --numprocesses=auto --dist=loadgroup
+# From nothing: what is left of an older build can hide a link that is broken by now.
+SPHINX := --quiet --fail-on-warning --keep-going --doctree-dir docs/_build/doctrees
 
 .DEFAULT_GOAL := help
 # The order of `make test` is its point: quick checks first.
 .NOTPARALLEL:
-.PHONY: help bench demo test lint types format unit integration mta captures fidelity docs docs-serve fuzz lock record clean env test-deps check
+.PHONY: help bench demo dist test lint types format unit integration mta captures fidelity docs docs-serve fuzz lock record clean env test-deps check
 
 help:  ## List the verbs
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -59,9 +61,11 @@ captures: test-deps env  ## Record the packets of all cases anew, into tests/cap
 fidelity: test-deps env  ## Compare 200,000 generated sessions with libmilter (some minutes)
 	@$(BIN)/python -m tests.libmilter.fidelity $(ARGS)
 
-docs: env  ## Build the documentation into docs/_build/html; warnings are errors
+docs: env  ## Build the documentation into docs/_build, and manual pages; warnings are errors
 	@echo '== sphinx'
-	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --builder html docs docs/_build/html
+	@$(BIN)/sphinx-build $(SPHINX) --fresh-env --builder html docs docs/_build/html
+	@$(BIN)/sphinx-build $(SPHINX) --builder man docs docs/_build/man
+	@$(BIN)/python tools/check-site.py
 
 docs-serve: docs  ## Show the documentation on a local port
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory docs/_build/html 8000
@@ -73,6 +77,10 @@ fuzz: env  ## Fuzz the core: TARGET=author, filter or wire; SECONDS=60
 bench: test-deps env  ## Compare with other milter libraries (25 minutes; QUICK=1: two); ARGS for bench.compare
 	@bench/make-env.sh
 	@$(BIN)/python -m bench.compare $(if $(QUICK),--quick) $(ARGS)
+	@$(BIN)/python tools/readme-figures.py
+
+dist: env  ## Build wheel and sdist into dist/, the same bytes each time, and check them
+	@tools/make-dist.sh
 
 lock: env  ## Resolve the development dependencies anew (UPGRADE=1: to their newest releases)
 	@tools/lock.sh

@@ -35,6 +35,24 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", "--numprocesses=auto", "--dist=loadgroup", *scope, *session.posargs)
 
 
+@nox.session(python=["3.11"])
+@nox.parametrize("switch", ["optimized", "debug"])
+def switches(session: nox.Session, switch: str) -> None:
+    """Run the tests that need no mail server under `python -O`, or in the debug mode of asyncio."""
+    install(session)
+    variable = {"optimized": "PYTHONOPTIMIZE", "debug": "PYTHONASYNCIODEBUG"}[switch]
+    session.run(
+        *("pytest", "--numprocesses=auto", "--dist=loadgroup"),
+        # In the debug mode everything takes several times as long.
+        "--timeout=600",
+        # pytest warns that it cannot rewrite assertions of modules that are not the tests' own.
+        *("-W", "ignore:assertions not in test modules"),
+        *("--ignore=tests/integration", "--ignore=tests/libmilter"),
+        *session.posargs,
+        env={variable: "1"},
+    )
+
+
 @nox.session(python="3.11")
 def lint(session: nox.Session) -> None:
     """Check style and layers."""

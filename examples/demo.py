@@ -34,9 +34,9 @@ HERE = Path(__file__).resolve().parent
 LARGE_BODY_BYTES = 2_000_000
 NEXT = """\
 Try next
-  python examples/readme_milter.py    the same milter on port 9900, for a real mail server
-  less examples/README.md             more milters, and how to point Postfix or Sendmail at one
-  make test                           every check and every test
+  PYTHONPATH=src python3 examples/readme_milter.py   the same milter on port 9900, for a mail server
+  less examples/README.md                            more milters; how to point a mail server at one
+  make test                                          every check and every test
 """
 
 

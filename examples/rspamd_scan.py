@@ -74,10 +74,10 @@ def check(address: str, message: Message) -> dict[str, Any]:
         connection.close()
     if response.status != http.HTTPStatus.OK:
         raise RspamdError(f"rspamd answers {response.status}: {text[:200]!a}")
-    answer: Any = json.loads(text)
+    answer: object = json.loads(text)
     if not isinstance(answer, dict):
         raise RspamdError(f"rspamd answers {text[:200]!a}")
-    return cast("dict[str, Any]", answer)
+    return cast("dict[str, object]", answer)
 
 
 def _envelope(message: Message) -> list[tuple[str, str]]:

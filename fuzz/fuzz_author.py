@@ -17,6 +17,7 @@ from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 
 from aiomilter.app.actions import EomActions
+from aiomilter.app.line_endings import LineEndings
 from aiomilter.app.macros import Macros
 from aiomilter.app.negotiation import Negotiation
 from aiomilter.app.reply import Reply
@@ -41,6 +42,8 @@ INJECTIONS = (
     "a\x85b", "a\u2028b", "a\x0bb", "a\r\r\n b", "a\n \n", "a%b%%c", "\r\n", "\ud800",
     "\udc0a", "\udc8d",
 )  # fmt: skip
+LINE_ENDINGS: tuple[LineEndings, ...] = ("checked", "canonical", "raw")
+_BARE_CR_WITHIN = re.compile(rb"\r(?!\n|\Z)")
 _LINE_BREAK_OR_NUL = re.compile(rb"[\r\n\0]")
 
 
@@ -100,8 +103,9 @@ class Edits:
         wanted: The packets to come, each as letter, number (None where it has none) and strings.
     """
 
-    def __init__(self, actions: int) -> None:
+    def __init__(self, actions: int, line_endings: LineEndings) -> None:
         self.agreed = actions
+        self.line_endings = line_endings
         self.actions = EomActions(actions, _send_nothing)
         self.wanted: list[tuple[bytes, int | None, tuple[bytes, ...]]] = []
         self.body: bytearray | None = None
@@ -134,7 +138,7 @@ class Edits:
                 make = partial(actions.change_sender, address)
         elif kind == b"b":
             data = draw.text().encode("utf-8", "surrogatepass")
-            make = partial(actions.replace_body, data)
+            make = partial(actions.replace_body, data, line_endings=self.line_endings)
         else:
             (text,) = texts = [draw.text()]
             make = {
@@ -149,7 +153,9 @@ class Edits:
             assert not is_agreed, f"{kind!r} was agreed"
             return
         except ValueError:
-            assert kind != b"b", "a body was refused"
+            if kind == b"b":
+                assert self.line_endings == "checked", "a body was refused"
+                assert _BARE_CR_WITHIN.search((self.body or b"") + data), "a good body was refused"
             return
         assert is_agreed, f"{kind!r} was not agreed"
         if kind != b"b":
@@ -179,7 +185,14 @@ class Edits:
                 assert found[-1][0] == b"b", "something stands between the pieces of a body"
                 body += payload
         assert found == self.wanted, f"{found} was sent, not {self.wanted}"
-        assert body == self.body, "another body was sent"
+        wanted = self.body
+        if wanted is not None and self.line_endings == "canonical":
+            wanted = bytearray(re.sub(rb"\r\n|\r|\n", b"\r\n", wanted))
+        assert body == wanted, "another body was sent"
+        is_fault = self.line_endings == "checked" and body is not None and body.endswith(b"\r")
+        assert (self.actions.fault is not None) == is_fault
+        if self.line_endings == "checked" and body is not None:
+            assert not _BARE_CR_WITHIN.search(body), "a bare CR was sent"
 
 
 async def _send_nothing() -> None:
@@ -306,7 +319,8 @@ CHECKS: dict[bytes, Callable[[Draw], None]] = {
 def check(data: bytes) -> None:
     """Make the calls of the input, up to `MAX_CALLS`."""
     draw = Draw(data)
-    edits = Edits(0x1FF & ~draw.number())
+    number = draw.number()
+    edits = Edits(0x1FF & ~number, LINE_ENDINGS[(number >> 9) % 3])
     for _ in range(MAX_CALLS):
         if draw.is_empty:
             break
@@ -344,6 +358,8 @@ def seeds() -> Iterator[bytes]:
     yield fields(0, b"b", "new body\r\n", b"q", "virus", b"b", "more", b"h", "X", "y", b"b", b"")
     yield fields(0, b"b", b"r\xff0123456789", b"h", "X", b"r\xff0123456789", b"b", "end")
     yield fields(511, b"h", "X", "y", b"b", "body", b"q", "virus", b"+", "a", b"e", "a", 0)
+    for number in (0, 512, 1024):
+        yield fields(number, b"b", "a\r", b"b", "", b"b", "\nb\nc\rd\r", b"b", "\r", b"b", "\n")
     for text in INJECTIONS:
         raw = b"w" + text.encode("utf-16-le", "surrogatepass")
         yield fields(0, b"h", "X", raw, b"m", 1, raw, "value", b"i", 1, "X", raw)

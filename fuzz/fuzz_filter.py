@@ -203,7 +203,7 @@ class Owner:
         self.serve_events()
         assert self.has_ended, "no end of the connection"
         assert isinstance(self.session.next_event(), ConnectionEnd), "more after the end"
-        assert not self.session.has_data_to_send, "an answer after the end"
+        assert not self.session.outgoing, "an answer after the end"
         self.check_nothing_is_open()
         self.trace.packets = self.session.packets_received
         return self.trace
@@ -349,12 +349,13 @@ class Owner:
         limit = max(self.script.max_payload_bytes, 4_096) + 5
         assert session.buffered_bytes < limit, f"{session.buffered_bytes} bytes are kept"
         # What is private is looked at, since no public name tells what memory is held.
-        held = len(session._reader._buffer)
+        held = len(session.reader.buffer)
         assert held < limit + chunk_bytes, f"a buffer of {held} bytes"
-        macros = sum(len(payload) for payload in session.macros._sets if payload is not None)
-        assert macros <= min(7 * limit, self.received), f"{macros} bytes of macros"
+        kept = (session.macros._sets or (), session.macros._overwritten)
+        macros = sum(len(payload) for sets in kept for payload in sets if payload is not None)
+        assert macros <= min(14 * limit, self.received), f"{macros} bytes of macros"
         assert not session._queue
-        assert not session.has_data_to_send
+        assert not session.outgoing
 
     def check_nothing_is_open(self) -> None:
         """At the end, all closing events have been seen."""

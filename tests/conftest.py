@@ -6,11 +6,19 @@ import asyncio
 import gc
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 __all__ = ["no_unhandled_errors"]
+
+# What tests share asserts too, and has to under `python -O` as well, where an assertion that was
+# not rewritten is none.
+pytest.register_assert_rewrite(
+    *(f"tests.{path.stem}" for path in Path(__file__).parent.iterdir() if path.stem != "conftest"),
+    *("bench", "fuzz"),
+)
 
 
 @pytest.fixture

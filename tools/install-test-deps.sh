@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install what the tests need beside Python packages: a real Postfix and a real Sendmail to be
 # filtered, the real libmilter, with a C compiler, to be compared with, and other people's milters
-# and MTA ends to talk to: OpenDKIM, rspamd and miltertest.
+# and MTA ends to talk to: OpenDKIM, rspamd and miltertest; and a browser to read the documentation.
 #
 #   PYTHON   the interpreter the tests will run on (default: python3)
 #
@@ -39,7 +39,11 @@ command -v opendkim-genkey >/dev/null 2>&1 || missing="$missing opendkim-tools"
 command -v miltertest >/dev/null 2>&1 || missing="$missing miltertest"
 command -v systemd-socket-activate >/dev/null 2>&1 || missing="$missing systemd"
 command -v rspamd >/dev/null 2>&1 || missing="$missing rspamd"
+command -v strace >/dev/null 2>&1 || missing="$missing strace"
 command -v m4 >/dev/null 2>&1 || missing="$missing m4"
+command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
+command -v chromedriver >/dev/null 2>&1 || missing="$missing chromium-driver"
+command -v openssl >/dev/null 2>&1 || missing="$missing openssl"
 command -v unshare >/dev/null 2>&1 || missing="$missing util-linux"
 need_python
 has_venv || missing="$missing python3-venv"

@@ -17,9 +17,11 @@ from __future__ import annotations
 
 from aiomilter._version import __version__
 from aiomilter.aio.config import Config
+from aiomilter.aio.process_pool import ProcessPool
 from aiomilter.aio.runner import run
 from aiomilter.aio.server import Server, serve
 from aiomilter.app.actions import EomActions
+from aiomilter.app.compose import chain, dry_run
 from aiomilter.app.gathering import MessageNeeds
 from aiomilter.app.macros import Macros
 from aiomilter.app.message import (
@@ -53,6 +55,8 @@ from aiomilter.errors import (
     MessageLimitExceeded,
     MilterError,
     MilterUnavailable,
+    ProcessCrashed,
+    ProcessPoolFull,
     ProtocolError,
     RemoteProtocolError,
     SpoolError,
@@ -85,6 +89,9 @@ __all__ = [
     "Negotiation",
     "Observer",
     "Options",
+    "ProcessCrashed",
+    "ProcessPool",
+    "ProcessPoolFull",
     "ProtocolError",
     "Recipients",
     "RemoteProtocolError",
@@ -95,6 +102,8 @@ __all__ = [
     "Status",
     "Verdict",
     "__version__",
+    "chain",
+    "dry_run",
     "leading_space",
     "macros",
     "no_reply",

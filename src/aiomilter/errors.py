@@ -8,6 +8,8 @@
     ├── MessageLimitExceeded         a message is too large or too intricate for what was asked
     ├── SpoolError                   a body cannot be kept: the disk is full, or not writable
     ├── MilterUnavailable            a milter cannot be reached, or is gone, or does not answer
+    ├── ProcessCrashed               a process of a pool has ended without an answer
+    ├── ProcessPoolFull              too many calls are waiting for a process of a pool
     └── ConfigError                  an address, an option or a class that cannot work
 
 Rules of this file:
@@ -28,6 +30,8 @@ __all__ = [
     "MessageLimitExceeded",
     "MilterError",
     "MilterUnavailable",
+    "ProcessCrashed",
+    "ProcessPoolFull",
     "ProtocolError",
     "RemoteProtocolError",
     "SpoolError",
@@ -106,6 +110,17 @@ class MilterUnavailable(MilterError):
 
     The text is one sentence: which milter, what happened, and what may help.
     """
+
+
+class ProcessCrashed(MilterError):
+    """The process in which a function ran has ended without an answer: a segmentation fault, say.
+
+    Only the call that it was at is concerned. The text says how it has ended.
+    """
+
+
+class ProcessPoolFull(MilterError):
+    """Too many calls are waiting for a process of a pool; the function was not called."""
 
 
 class ConfigError(MilterError):

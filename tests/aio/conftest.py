@@ -13,6 +13,7 @@ import uvloop
 from blockbuster import BlockBuster, BlockingError
 
 LISTENERS = "aiomilter/aio/listeners.py"
+PROCESS_POOL = "aiomilter/aio/process_pool.py"
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -34,6 +35,8 @@ def _no_blocking_calls() -> Iterator[None]:
     for name, function in buster.functions.items():
         if name.startswith(("os.", "socket.")):
             function.can_block_in(LISTENERS, {"_open_unix", "_make_room", "remove_path"})
+            # A process is there in a millisecond or two; asyncio itself starts them in the loop.
+            function.can_block_in(PROCESS_POOL, {"_start"})
     # A thread is started in microseconds.
     for name in ("threading.Lock.acquire", "threading.Lock.acquire_lock"):
         if name in buster.functions:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
+from typing import Any
 
 import pytest
 
@@ -158,3 +160,27 @@ async def test_who_was_accepted_in_the_last_moment_is_cut_off() -> None:
         except ConnectionError:
             pass
     writer.close()
+
+
+async def test_connections_that_are_held_open_do_not_fail_the_health_check() -> None:
+    async with MetricsServer(rendered, timeout_s=PATIENCE_S) as server, asyncio.timeout(PATIENCE_S):
+        held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(16)]
+        await until_true(lambda: len(server._tasks) == 16)
+        assert await status_of(server, HEALTH) == 200
+        # The oldest has given way, and no other.
+        assert await held[0][0].read() == b""
+        assert len(server._tasks) == 15
+        for _, writer in held:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+
+async def test_more_at_once_than_there_may_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_http, "_MAX_CONNECTIONS", 1)
+    async with MetricsServer(rendered) as server:
+        nobody: Any = None
+        first, second = (server._make_protocol(nobody, "") for _ in range(2))
+        assert first is not None
+        assert second is None
+        server._protocols.clear()

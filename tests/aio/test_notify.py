@@ -146,3 +146,31 @@ def test_the_watchdog_is_fed_at_half_of_its_time(
     if owner is not None:
         environ["WATCHDOG_PID"] = str(os.getpid()) if owner == "own" else owner
     assert watchdog_period(environ) == period
+
+
+async def test_without_an_event_loop_it_is_sent_with_the_next_message(where: str) -> None:
+    async with Manager.listening(where) as manager:
+        fill(where)
+        notifier = Notifier({"NOTIFY_SOCKET": where}, has_event_loop=False)
+        # In the way of whoever would wait for room.
+        notifier.tell("READY=1\nSTATUS=a")
+        with contextlib.suppress(BlockingIOError):
+            while manager.sock.recv(4096):
+                pass
+        notifier.alive()
+        assert await manager.message() == "READY=1\nSTATUS=a"
+        assert await manager.message() == "WATCHDOG=1"
+
+
+async def test_signs_of_life_that_wait_push_out_no_other_news(where: str) -> None:
+    async with Manager.listening(where) as manager:
+        fill(where)
+        notifier = Notifier({"NOTIFY_SOCKET": where})
+        notifier.ready("a")
+        for _ in range(100):
+            notifier.alive()
+        while (message := await manager.message()) == "full":
+            pass
+        assert message == "READY=1\nSTATUS=a"
+        assert await manager.message() == "WATCHDOG=1"
+        notifier.close()

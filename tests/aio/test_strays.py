@@ -55,6 +55,30 @@ async def test_a_thread_out_of_time_does_not_meet_the_next_message(
     assert "still at work" in errors(caplog)[1]
 
 
+async def test_a_hook_in_a_thread_does_not_make_a_thread_out_of_time_forgotten(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    released = threading.Event()
+
+    class Trusting(Milter):
+        async def on_mail(self, sender: str, params: list[str]) -> None: ...
+
+        @time_limit(BRIEF_S)
+        def on_rcpt(self, recipient: str, params: list[str]) -> None:
+            released.wait()
+
+        def on_abort(self) -> None: ...
+
+    async with session(Trusting) as mta:
+        try:
+            assert await mta.converse(MAIL, RCPT) == b"ct"
+            mta.send(ABORT)
+            assert await mta.ask(MAIL) == b"t"
+        finally:
+            released.set()
+    assert "still at work" in errors(caplog)[1]
+
+
 async def test_a_handler_that_blocks_the_loop_is_named(caplog: pytest.LogCaptureFixture) -> None:
     class Blocking(Milter):
         @time_limit(BRIEF_S)
@@ -151,7 +175,9 @@ async def test_a_slow_but_steady_reader_is_not_cut_off() -> None:
         mta.send(EOM)
         received = 0
         while received < len(body):
-            received += len(await mta.reader.read(400_000))
+            piece = await mta.reader.read(400_000)
+            assert piece, f"it was cut off after {received} bytes"
+            received += len(piece)
             await asyncio.sleep(0.02)
 
 

@@ -430,6 +430,8 @@ async def test_bytes_now_and_then_do_not_make_the_negotiation_longer(
                     await mta.reader.read()
             except TimeoutError:
                 continue
+            except ConnectionError:
+                pass  # a byte was on its way when it was closed
             break
         else:
             raise AssertionError("it was never dropped")
@@ -461,6 +463,8 @@ async def test_more_bytes_of_a_packet_do_not_make_its_time_longer() -> None:
                     await mta.reader.read()
             except TimeoutError:
                 continue
+            except ConnectionError:
+                pass  # a byte was on its way when it was closed
             return
     raise AssertionError("it was never dropped")
 
@@ -519,7 +523,7 @@ async def test_a_slow_reader_gets_everything() -> None:
 
     class Verbose(Milter):
         async def on_eom(self, actions: EomActions) -> Status:
-            actions.replace_body(body)
+            actions.replace_body(body, line_endings="raw")
             return Status.ACCEPT
 
     async with session(Verbose) as mta:

@@ -172,9 +172,22 @@ def test_edits_keep_their_order() -> None:
     for _name, _action, edit, _wire in EDITS:
         edit(actions)
     body = [wire for _, action, _, wire in EDITS if action is Actions.REPLACE_BODY]
-    expected = b"".join(wire for _, _, _, wire in EDITS)
+    empty = body.pop()  # behind another piece, it says nothing
+    expected = b"".join(wire for _, _, _, wire in EDITS if wire != empty)
     assert b"".join(body) in expected  # they already stand together
     assert actions.close() == expected
+
+
+def test_an_empty_piece_of_a_body_that_has_begun_is_sent_by_raw_alone() -> None:
+    # To Sendmail it parts a CR and its LF.
+    actions = eom_actions()
+    for piece in (b"a\r", b"", b"\nb\r\n"):
+        actions.replace_body(piece)
+    assert split_packets(actions.close()) == [b"ba\r", b"b\nb\r\n"]
+    actions = eom_actions()
+    for piece in (b"a\r", b"", b"\nb\r\n"):
+        actions.replace_body(piece, line_endings="raw")
+    assert split_packets(actions.close()) == [b"ba\r", b"b", b"b\nb\r\n"]
 
 
 def test_pieces_of_a_body_stand_together_where_the_first_one_was() -> None:

@@ -90,6 +90,9 @@ class FakeHost:
         self.most_kept = max(self.most_kept, gathered_bytes)
         return self.memory_is_tight
 
+    def now(self) -> float:
+        return 0.0
+
     def is_stray_at_work(self) -> bool:
         return False
 

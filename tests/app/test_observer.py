@@ -88,6 +88,9 @@ class Host:
     def keep(self, gathered_bytes: int) -> bool:
         return False
 
+    def now(self) -> float:
+        return 0.0
+
     def is_stray_at_work(self) -> bool:
         return False
 

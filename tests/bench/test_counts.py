@@ -31,9 +31,32 @@ def test_nothing_is_profiled_afterwards() -> None:
     assert sys.getprofile() is None
 
 
-@pytest.mark.skipif(
+# What a message may cost. These are what it does cost, and a little for other Pythons: who needs
+# more says why here. A clock would not notice a call; a count does.
+_CALLS_PER_COMMAND = 34.0
+_CALLS_PER_COMMAND_OF_OBSERVERS = 17.0
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_command_takes_no_more_calls_than_it_did(loop: str) -> None:
+    assert count_calls(loop=loop)["library_calls_per_command"] <= _CALLS_PER_COMMAND
+    observed = count_calls(loop=loop, no_reply=True)
+    assert observed["library_calls_per_command"] <= _CALLS_PER_COMMAND_OF_OBSERVERS
+
+
+_NEEDS_STRACE = pytest.mark.skipif(
     not (shutil.which("strace") and shutil.which("gcc")), reason="strace or gcc is not installed"
 )
+
+
+@_NEEDS_STRACE
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_command_takes_three_system_calls(loop: str) -> None:
+    # Waiting, reading and writing: as many as a loop in C has.
+    assert count_syscalls(messages=20, loop=loop)["per_command"] < 3.1
+
+
+@_NEEDS_STRACE
 def test_a_command_takes_at_least_a_read_and_a_write() -> None:
     calls = count_syscalls(messages=10, transport="unix")
     assert calls["sendto"] >= COMMANDS

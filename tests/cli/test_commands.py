@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -83,3 +85,33 @@ def test_it_runs_as_a_module() -> None:
         [sys.executable, "-m", "aiomilter.cli", "-V"], capture_output=True, text=True, check=True
     )
     assert done.stdout == f"aiomilter {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["tr"], "plain,trace"),
+        (["check", "--mt"], "plain,--mta"),
+        (["run", "--on-error", "temp"], "plain,tempfail"),
+    ],
+)
+def test_shells_can_complete_commands_options_and_values(words: list[str], offered: str) -> None:
+    line = " ".join(["aiomilter", *words])
+    environment = {
+        **os.environ,
+        "_AIOMILTER_COMPLETE": "bash_complete",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(words)),
+    }
+    program = Path(sys.executable).with_name("aiomilter")
+    run = subprocess.run([program], env=environment, capture_output=True, text=True, check=True)
+    assert offered in run.stdout.splitlines()
+
+
+@pytest.mark.parametrize("name", ["run", "check", "trace", "replay", "decode", "bench"])
+def test_the_help_of_a_command_fits_a_terminal_and_names_no_type(name: str) -> None:
+    result = CliRunner().invoke(aiomilter, [name, "--help"], terminal_width=80)
+    assert result.exit_code == 0
+    assert max(len(line) for line in result.output.splitlines()) <= 80
+    assert "INTEGER" not in result.output
+    assert "FLOAT" not in result.output

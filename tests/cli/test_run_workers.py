@@ -229,6 +229,14 @@ async def test_p28_workers_end_with_the_process_above(tmp_path: Path) -> None:
     assert len(found) == 3
 
 
+async def test_p28_they_leave_no_folder_behind(tmp_path: Path) -> None:
+    pytest.importorskip("prometheus_client")
+    async with workers(tmp_path, 2) as running:
+        assert list(tmp_path.glob("aiomilter-metrics-*"))
+        running.process.kill()
+        await until(lambda: not list(tmp_path.glob("aiomilter-metrics-*")))
+
+
 async def test_p28_so_does_one_whose_loop_is_blocked(tmp_path: Path) -> None:
     async with workers(tmp_path, 1) as running:
         found = running.workers()

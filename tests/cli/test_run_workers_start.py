@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -92,6 +93,20 @@ async def test_code_that_is_broken_later_ends_nothing(tmp_path: Path) -> None:
         await running.until("listening on")
         await until(lambda: len(running.workers()) == 2)
         await running.end()
+
+
+@pytest.mark.parametrize("error", ["RuntimeError", "KeyboardInterrupt"])
+async def test_a_lifespan_that_fails_is_one_line_whatever_its_text(
+    tmp_path: Path, error: str
+) -> None:
+    life = f"raise {error}('one' + chr(10) + 'forged')"
+    async with starting(tmp_path, life, "--log-format", "json") as running:
+        line = await running.until("has failed: ")
+        assert f"{error}: one\\\\nforged" in line
+        await running.until("could not start")
+        await running.ended(1)
+    for line in running.said:
+        assert isinstance(json.loads(line), dict)
 
 
 # Starts that take long

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 pytest.importorskip("gunicorn")
 
 from aiomilter import Config
+from aiomilter.contrib.gunicorn_arbiter import MilterArbiter
 from aiomilter.contrib.gunicorn_worker import Served, WorkerSettings
 from aiomilter.errors import ConfigError
 from tests.cli.running import MILTER, Running
@@ -116,6 +119,7 @@ async def test_a_name_that_cannot_be_loaded_is_said(program: Path) -> None:
     [
         {"workers": 0},
         {"workers": True},
+        {"workers": 40_000},
         {"crash_limit": 0},
         {"worker_timeout": 0},
         {"start_timeout": 0},
@@ -130,3 +134,48 @@ def test_settings_that_cannot_work_are_refused(wrong: dict[str, int]) -> None:
             config=Config(),
             **settings,  # type: ignore[arg-type]  # wrong on purpose
         )
+
+
+class _Listener:
+    """What the arbiter needs of one."""
+
+    def __init__(self) -> None:
+        self.sock = self
+        self.closed: list[str] = []
+
+    def close(self) -> None:
+        self.closed.append("with its path")
+
+
+@pytest.mark.parametrize("parent", [0, 4711])
+def test_the_first_process_of_a_container_removes_its_path_as_well(
+    parent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getppid", lambda: parent)
+    # All but what this is about would change the process.
+    arbiter: Any = object.__new__(MilterArbiter)
+    arbiter.reexec_pid = arbiter.master_pid = 0
+    listener = _Listener()
+    listener.sock = None  # type: ignore[assignment]  # closed alone, it would leave the path
+    arbiter._listeners = [listener]
+    arbiter._close_listeners()
+    assert listener.closed == ["with its path"]
+
+
+def test_many_workers_are_started_a_few_at_a_time_so_that_signals_are_heeded() -> None:
+    arbiter: Any = object.__new__(MilterArbiter)
+    arbiter.WORKERS = {}
+    arbiter._num_workers = 100
+    arbiter._not_before = arbiter._generation = 0
+
+    def spawn() -> int:
+        number = len(arbiter.WORKERS)
+        arbiter.WORKERS[number] = SimpleNamespace(age=number, is_leaving=False, generation=0)
+        return number
+
+    arbiter.spawn_worker = spawn
+    arbiter.spawn_workers()
+    assert 0 < len(arbiter.WORKERS) < 50
+    for _ in range(100):
+        arbiter.spawn_workers()
+    assert len(arbiter.WORKERS) == 100

@@ -356,3 +356,72 @@ async def test_a_handler_that_fails_has_killed_nobody() -> None:
     async with session(factory) as mta:
         assert await mta.converse(MAIL) == b"t"
     assert suspects.notes.cleared() == [identity.envelope]
+
+
+class NotingWhole(Milter):
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    async def on_message(self, message: Any) -> None:
+        self._ledger.seen["message"] = self._ledger.notes.suspects()
+        self._ledger.called.append(message.headers.get_text("Message-ID"))
+
+
+class WholeLedger(Ledger):
+    def milter(self) -> Milter:
+        return self.guard.watched(lambda: NotingWhole(self))()
+
+
+WHOLE = (CONNECT, MAIL, RCPT, HEADER, MESSAGE_ID, EOM)
+"""What an MTA sends of it to a milter with nothing but `on_message`."""
+
+
+async def _whole(mta: Mta, *packets: bytes) -> bytes:
+    """Send a message; return the answer to its end, which is the only one."""
+    mta.send(*packets)
+    return (await mta.reply())[:1]
+
+
+async def test_a_whole_message_that_was_the_end_is_refused_from_whichever_client() -> None:
+    ledger = WholeLedger()
+    async with session(ledger.milter) as mta:
+        assert await _whole(mta, *WHOLE) == b"c"
+    assert ledger.notes.suspects() == []
+    assert [suspect.label for suspect in ledger.seen["message"]] == [b"<1@a.example>"]
+    assert ledger.ledger.blame(ledger.seen["message"])
+    async with session(ledger.milter) as mta:
+        assert await _whole(mta, *WHOLE) == b"t"
+        assert await _whole(mta, MAIL, RCPT, OTHER_ID, EOM) == b"c"
+    async with session(ledger.milter) as mta:
+        assert await _whole(mta, OTHER_CLIENT, MAIL, RCPT, MESSAGE_ID, EOM) == b"t"
+    assert ledger.called == ["<1@a.example>", "<2@a.example>"]
+
+
+def test_all_handlers_of_messages_are_watched() -> None:
+    names = {name for name in vars(Milter) if name.startswith("on_")}
+    own = {name: vars(Watchable)[name] for name in names if name in vars(Watchable)}
+    milter = Ledger().guard.watched(Watchable)()
+    watched = {name for name in own if getattr(type(milter), name) is not own[name]}
+    assert watched == names - {
+        *("on_negotiate", "on_connect", "on_helo", "on_unknown", "on_close"),
+    }
+
+
+class Watchable(Milter):
+    async def on_mail(self, sender: str, params: list[str]) -> None: ...
+
+    async def on_rcpt(self, recipient: str, params: list[str]) -> None: ...
+
+    async def on_data(self) -> None: ...
+
+    async def on_header(self, name: str, value: str) -> None: ...
+
+    async def on_eoh(self) -> None: ...
+
+    async def on_body(self, chunk: bytes) -> None: ...
+
+    async def on_eom(self, actions: Any) -> None: ...
+
+    async def on_message(self, message: Any) -> None: ...
+
+    async def on_abort(self) -> None: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -12,13 +13,19 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("gunicorn")
 pytest.importorskip("prometheus_client")
 
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
-from aiomilter.contrib import gunicorn_exporter, gunicorn_metrics
+from aiomilter.contrib import gunicorn_exporter, gunicorn_metrics, gunicorn_worker
 from aiomilter.contrib.gunicorn_exporter import Exporter, WorkersMetrics
-from aiomilter.contrib.gunicorn_metrics import MetricsFolder, ServiceStatus, require_prometheus
+from aiomilter.contrib.gunicorn_metrics import (
+    MetricsFolder,
+    ServiceStatus,
+    require_prometheus,
+    with_room_for_files,
+)
 from aiomilter.errors import ConfigError
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -305,3 +312,96 @@ def test_a_process_that_has_ended_is_started_again(
         exporter.stop()
         for number in lifeline:
             os.close(number)
+
+
+def test_a_process_that_cannot_be_started_again_for_now_is_no_reason_to_end(
+    folder: MetricsFolder, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lifeline = os.pipe()
+    exporter = Exporter(folder, ("127.0.0.1", 0), lifeline, lambda: None, lambda: None)
+    exporter.start(is_patient=False)
+    first = exporter._pid
+    os.kill(first, signal.SIGKILL)
+    os.waitpid(first, 0)
+
+    def fail() -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    try:
+        with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
+            patch.setattr(os, "fork", fail)
+            descriptors = len(os.listdir("/proc/self/fd"))
+            for _ in range(3):
+                exporter._not_before = 0.0
+                exporter.keep_alive()
+            assert len(os.listdir("/proc/self/fd")) == descriptors
+        assert caplog.text.count("for now there can be no other one: Resource") == 1
+        exporter._not_before = 0.0
+        exporter.keep_alive()
+        assert exporter._pid != first
+    finally:
+        exporter.stop()
+        for number in lifeline:
+            os.close(number)
+
+
+def test_without_a_process_there_are_no_metrics_and_a_reason(
+    folder: MetricsFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", fail)
+    exporter = Exporter(folder, ("127.0.0.1", 0), (-1, -1), lambda: None, lambda: None)
+    with pytest.raises(ConfigError, match="no process for the metrics: Resource temporarily"):
+        exporter.start(is_patient=False)
+    exporter.stop()
+
+
+def test_files_that_cannot_be_renamed_are_said_and_end_nothing(
+    folder: MetricsFolder, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count(folder, "counter", 7, 1)
+
+    def fail(*_arguments: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", fail)
+        folder.forget_worker(7, are_summed=True)
+    assert "the metrics of worker 7, which has ended, stay as they are: Read-only" in caplog.text
+    assert value_of(folder, "some_counter_total") == 1
+
+
+# Room
+
+
+def test_a_workers_files_have_their_room_before_they_are_written(folder: MetricsFolder) -> None:
+    with with_room_for_files():
+        sparse = path_of(folder) / f"counter_{os.getpid()}.db"
+        with sparse.open("wb") as file:
+            file.truncate(1 << 20)
+    for file_bytes in (file.stat() for file in path_of(folder).iterdir()):
+        assert file_bytes.st_blocks * 512 >= file_bytes.st_size > 0
+    assert names_in(folder) == {sparse.name, f"gauge_livesum_{os.getpid()}.db"}
+    count(folder, "gauge_livesum", os.getpid(), 3)
+    assert value_of(folder, "some_gauge") == 3
+
+
+@pytest.mark.parametrize("trouble", ["no room", "no folder"])
+def test_without_room_a_worker_serves_without_metrics(
+    trouble: str,
+    folder: MetricsFolder,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_arguments: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if trouble == "no room":
+        monkeypatch.setattr(os, "posix_fallocate", fail)
+    else:
+        folder.remove()
+    assert gunicorn_worker._metrics_observers() == ()
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "serves without metrics, for which there is no room or no folder: No s" in line

@@ -321,17 +321,6 @@ async def test_who_is_slow_or_gone_is_given_up() -> None:
         del reader
 
 
-async def test_connections_are_bounded() -> None:
-    async with MetricsServer(lambda _: (b"", "x")) as server, asyncio.timeout(PATIENCE_S):
-        idle = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(16)]
-        answer = ""
-        with contextlib.suppress(ConnectionError):
-            answer, _, _ = await ask(server, get("/healthz"))
-        assert answer == ""
-        for _, writer in idle:
-            writer.close()
-
-
 async def test_metrics_that_fail_are_an_error_and_one_line(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

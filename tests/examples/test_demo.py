@@ -16,6 +16,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def run_demo(cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **variables}
+    # In its debug mode asyncio tells of a slow machine.
+    environment.pop("PYTHONASYNCIODEBUG", None)
     return subprocess.run(
         [sys.executable, str(ROOT / "examples" / "demo.py")],
         cwd=cwd,

@@ -65,3 +65,9 @@ def test_a_plot_shows_its_points_from_left_to_right() -> None:
     across = [float(point.split(",")[0]) for point in points[1].split()]
     assert across == sorted(across)
     assert len(across) == 3
+
+
+def test_tokens_of_one_message_are_seen_in_no_other() -> None:
+    printed = output_of("tokens", "--sessions", "20", "--messages", "30")
+    assert "20 sessions at a time, 30 messages each" in printed
+    assert "wrong answers: 0" in printed, printed

@@ -19,6 +19,7 @@ from aiomilter import (
     Reply,
     Status,
 )
+from aiomilter.app.line_endings import LineEndings
 from tests.aio.serving import Recorder, errors, recorder, serving, session
 from tests.hostile.support import RecordProperty, measured_memory
 from tests.mta import ABORT, EOM, MAIL, MESSAGE, RCPT, Mta, split_packets
@@ -175,28 +176,82 @@ async def test_a42_a_reply_has_these_bytes(reply: Reply, packet: bytes) -> None:
         mta.send(ABORT)
 
 
-async def body_sent(*pieces: bytes) -> list[bytes]:
+async def body_sent(*pieces: bytes, line_endings: LineEndings = "checked") -> list[bytes]:
     """Return the packets of a message whose body is replaced, up to its verdict."""
 
     class Replacing(Milter):
         async def on_eom(self, actions: EomActions) -> Status:
             actions.add_header("A", "b")
             for piece in pieces:
-                actions.replace_body(piece)
+                actions.replace_body(piece, line_endings=line_endings)
                 actions.add_header("A", "b")
             return Status.ACCEPT
 
     async with session(Replacing) as mta:
         mta.send(EOM)
         replies = [await mta.reply()]
-        while replies[-1] != b"a":
+        while replies[-1] not in (b"a", b"t"):
             replies.append(await mta.reply())
     return replies
 
 
-@pytest.mark.parametrize("body", [b"bare\rCR", b"bare\nLF", b".\r\n..\r\n.\r\n", b"\0\xff"])
-async def test_a43_a_body_is_sent_as_it_is_like_libmilters(body: bytes) -> None:
+@pytest.mark.parametrize("body", [b"bare\nLF", b".\r\n..\r\n.\r\n", b"\0\xff", b"\r\n", b"x\n"])
+async def test_a43_a_body_without_bare_cr_is_sent_as_it_is(body: bytes) -> None:
     assert await body_sent(body) == [b"hA\0b\0", b"b" + body, b"hA\0b\0", b"a"]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "place"),
+    [
+        ([b"bare\rCR"], "there is one at index 4"),
+        ([b"x\r\n.\r\r\ny"], "there is one at index 4"),
+        ([b"x\r", b"y"], "the piece before ends in one"),
+        ([b"x\r", b"", b"\r\n"], "the piece before ends in one"),
+        ([b"x\r\n.\r"], "it ends in one"),
+        ([b"\r", b""], "it ends in one"),
+    ],
+)
+async def test_a43_a_body_with_a_bare_cr_leaves_a_tempfail_alone(
+    pieces: list[bytes], place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert await body_sent(*pieces) == [b"t"]
+    (record,) = errors(caplog)
+    assert " in on_eom of " in record
+    assert f"a new body has no CR without LF behind it: {place}" in record
+    assert record.endswith("the answer is TEMPFAIL")
+
+
+async def test_a43_a_refusal_stands_though_the_body_with_it_is_broken(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bodies = iter((b"x\r", b"x\r\n"))
+
+    class Refusing(Milter):
+        async def on_eom(self, actions: EomActions) -> Status:
+            actions.replace_body(next(bodies))
+            return Status.REJECT
+
+    async with session(Refusing, on_error="accept") as mta:
+        mta.send(EOM)
+        assert await mta.reply() == b"r"
+        (record,) = errors(caplog)
+        assert record.endswith("the answer is REJECT")
+        mta.send(MAIL, EOM)
+        assert (await mta.replies(3))[-2:] == [b"bx\r\n", b"r"]
+
+
+async def test_a43_line_ends_are_made_canonical_if_that_is_asked_for() -> None:
+    pieces = (b"a\rb\nc\r", b"\nd\r", b"", b"\n.\r", b"\r.\n\r")
+    replies = await body_sent(*pieces, line_endings="canonical")
+    assert replies[-1] == b"a"
+    body = b"".join(reply[1:] for reply in replies if reply[:1] == b"b")
+    assert body == b"a\r\nb\r\nc\r\nd\r\n.\r\n\r\n.\r\n\r\n"
+
+
+@pytest.mark.parametrize("body", [b"bare\rCR", b"bare\nLF", b"x\r"])
+async def test_a43_a_raw_body_is_sent_as_it_is_like_libmilters(body: bytes) -> None:
+    replies = await body_sent(body, b"", line_endings="raw")
+    assert replies == [b"hA\0b\0", b"b" + body, b"b", b"hA\0b\0", b"hA\0b\0", b"a"]
 
 
 async def test_a43_an_empty_body_is_one_empty_packet() -> None:

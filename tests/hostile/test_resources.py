@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import aiomilter
-from aiomilter import EomActions, Status
+from aiomilter import EomActions, Milter, Status
 from aiomilter.aio import connection
 from tests.aio.serving import Recorder, errors, recorder, serving, session, until_true
 from tests.hostile.support import (
@@ -32,6 +32,7 @@ from tests.mta import CONNECT, MAIL, MESSAGE, OFFER, RCPT, Mta, packet
 
 SOURCES = Path(aiomilter.__file__).resolve().parents[1]
 MANY_BYTES = 10 * 2**20
+STALLED_S = 0.5
 
 
 class Verbose(Recorder):
@@ -135,6 +136,48 @@ async def test_p05_a_connection_has_a_bound(record_property: RecordProperty) -> 
     assert each < 2 * 65_536 + 65_536
     record_property(
         "summary", f"P5, {count} connections with unfinished packets: {each / 1024:.0f} KiB each"
+    )
+
+
+async def test_p19_an_mta_that_reads_no_answer_costs_little_and_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: RecordProperty
+) -> None:
+    """Edits aside, which are the milter's own: answers are written when the MTA reads them."""
+
+    class Silent(Milter):
+        async def on_header(self, name: str, value: str) -> None: ...
+
+    count = 2
+    flood = packet(b"L", b"X\0y\0") * 200_000
+    path = f"{tmp_path}/milter.sock"
+    loop = asyncio.get_running_loop()
+    with ExitStack() as stack, measured_memory() as measure:
+        async with serving(Silent, path) as server:
+            socks = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(count)]
+            for sock in socks:
+                sock.connect(path)
+                sock.setblocking(False)
+                await loop.sock_sendall(sock, OFFER)
+                assert (await loop.sock_recv(sock, 100))[4:5] == b"O"
+            memory = measure()
+            # What is not taken within a while is not taken at all.
+            sending = [asyncio.create_task(loop.sock_sendall(sock, flood)) for sock in socks]
+            done, _ = await asyncio.wait(sending, timeout=STALLED_S)
+            assert not done
+            each, peak = memory.growth() / count, memory.peak() / count
+            for task in sending:
+                task.cancel()
+            await asyncio.gather(*sending, return_exceptions=True)
+            assert server.connections == count
+            clock = Clock(monkeypatch)
+            await clock.advance(31)
+            await until_true(lambda: server.connections == 0)
+    assert each < 256 * 1024
+    assert peak < 512 * 1024
+    record_property(
+        "summary",
+        f"P19, {count} that read no answer: {each / 1024:.0f} KiB each, "
+        f"{peak / 1024:.0f} KiB at most",
     )
 
 

@@ -108,6 +108,12 @@ class _Host:
     def run_in_thread(self, function: Callable[[], object]) -> Awaitable[object]:
         raise AssertionError("a planned milter has no blocking handler")
 
+    def keep(self, gathered_bytes: int) -> bool:
+        return False
+
+    def now(self) -> float:
+        return 0.0
+
     def is_stray_at_work(self) -> bool:
         return False
 
@@ -314,7 +320,7 @@ class _Run:
                 case "replacebody":
                     body = call.args[0]
                     assert isinstance(body, bytes)
-                    actions.replace_body(body)
+                    actions.replace_body(body, line_endings="raw")
                 case "quarantine":
                     actions.quarantine(*arguments)  # type: ignore[arg-type]
                 case "progress":

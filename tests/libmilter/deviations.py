@@ -95,7 +95,7 @@ class Step:
     @property
     def refusal_is_due(self) -> bool:
         """The client goes on with a message that was refused at DATA."""
-        is_more = self.letter in (b"R", b"T") and bool(self.payload or self.letter == b"T")
+        is_more = self.letter in (b"R", b"T")
         return is_more and bool(self.refusal_of_data) and not self.before.message_is_open
 
     @property

@@ -358,3 +358,19 @@ def test_d36_macros_of_mail_end_a_message(host: LibmilterHost) -> None:
     callbacks = [event.callback for event in aiomilter.events]
     assert callbacks == ["envrcpt", "abort", "envrcpt", "eom"]
     assert aiomilter.output == libmilter.output
+
+
+@pytest.mark.parametrize("body", [b"a\rb", b"a\r"])
+def test_d37_a_bare_cr_in_a_new_body_is_sent_if_asked_for(host: LibmilterHost, body: bytes) -> None:
+    plan = Plan.of(eom=Script.always(CONTINUE, Call.of("replacebody", body)))
+    # Here this milter asks for raw line ends.
+    for side in run_both(host, plan, TO_EOM):
+        assert side.output == BEFORE_EOM + packet("b", body) + CONTINUED
+
+
+def test_d37_an_empty_piece_of_a_new_body_is_sent_if_asked_for(host: LibmilterHost) -> None:
+    pieces = [Call.of("replacebody", piece) for piece in (b"a\r", b"", b"\n")]
+    plan = Plan.of(eom=Script.always(CONTINUE, *pieces))
+    for side in run_both(host, plan, TO_EOM):
+        sent = packet("b", b"a\r") + packet("b") + packet("b", b"\n")
+        assert side.output == BEFORE_EOM + sent + CONTINUED

@@ -18,12 +18,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator
 from contextvars import Context
+from typing import TypeAlias
 
 from aiomilter.session.events import Event
 
-__all__ = ["Arrival"]
+__all__ = ["Arrival", "Wakeup"]
 
-_Wakeup = Callable[["Arrival"], object]
+Wakeup: TypeAlias = Callable[["Arrival"], object]
+"""A task's own: called with what it has waited for, it takes the next step."""
+
+_NO_CONTEXT = Context()
 
 
 class Arrival:
@@ -46,26 +50,23 @@ class Arrival:
         # The name is asyncio's: where it looks for the loop of a future.
         self._loop = loop
         self._asyncio_future_blocking = False
-        self.wakeup: _Wakeup | None = None
-        self._context: Context | None = None
+        self.wakeup: Wakeup | None = None
+        self._context = _NO_CONTEXT
         self._event: Event | None = None
         self._is_cancelled = False
 
-    @property
-    def is_awaited(self) -> bool:
-        """Whether the task waits; it may, again, as soon as it was woken."""
-        return self.wakeup is not None
-
-    def wake_now(self, event: Event) -> None:
-        """Let the task go on with an event, before this returns; it must be waiting.
+    def wake_now(self, wakeup: Wakeup, event: Event) -> None:
+        """Let the task go on with an event, before this returns.
 
         For a callback of the event loop: not from within a task.
+
+        Args:
+            wakeup: What there is in the attribute of this name.
+            event: What the task gets.
         """
-        wakeup, context = self.wakeup, self._context
-        assert wakeup is not None
-        assert context is not None
         self.wakeup = None
         self._event = event
+        context = self._context
         try:
             context.run(wakeup, self)
         except RuntimeError:
@@ -90,7 +91,7 @@ class Arrival:
         event, self._event = self._event, None
         return event
 
-    def add_done_callback(self, wakeup: _Wakeup, *, context: Context) -> None:
+    def add_done_callback(self, wakeup: Wakeup, *, context: Context) -> None:
         """Keep what wakes the task."""
         self.wakeup = wakeup
         self._context = context

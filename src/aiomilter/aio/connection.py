@@ -26,7 +26,7 @@ from aiomilter.aio.deadline import DeadlineTimer
 from aiomilter.aio.line import Line
 from aiomilter.aio.memory import COUNTED_BYTES, SIP_BYTES, KeptBytes
 from aiomilter.aio.phase import Phase
-from aiomilter.aio.shared import Shared
+from aiomilter.aio.shared import READ_BYTES, Shared
 from aiomilter.aio.task import ServingTask
 from aiomilter.aio.threads import Job, JobState
 from aiomilter.app.handlers import HandlerKind
@@ -67,6 +67,7 @@ class Connection(asyncio.BufferedProtocol):
         "_deadline_of_handler",
         "_deadline_of_packet",
         "_dispatcher",
+        "_flush_is_due",
         "_is_aborted",
         "_is_negotiating",
         "_is_stopping",
@@ -128,12 +129,11 @@ class Connection(asyncio.BufferedProtocol):
         # Of the packet that has partly arrived; at first, of the whole negotiation.
         self._deadline_of_packet = self._loop.time() + config.negotiation_timeout
         self._packets_at_deadline = 0
-        # The last handler in a thread, and the tasks of those that were given up.
+        # The last handler in a thread, and those that were given up and go on.
         self._job: Job | None = None
-        self._strays: Sequence[ServingTask] = ()
+        self._strays: Sequence[ServingTask | Job] = ()
         self._is_negotiating = True
-        self._is_aborted = False
-        self._is_stopping = False
+        self._is_aborted = self._is_stopping = self._flush_is_due = False
 
     # What the transport calls
 
@@ -155,7 +155,10 @@ class Connection(asyncio.BufferedProtocol):
         """Take in bytes; the task is woken only for an event, and may be waiting again then."""
         session, arrival = self._session, self._arrival
         session.receive_data(bytes(self._read_buffer[:nbytes]))
-        if arrival.wakeup is None:
+        if nbytes == READ_BYTES:
+            arrival.wake_soon()  # uvloop reads on, up to 4 MiB in one turn; others wait.
+        wakeup = arrival.wakeup
+        if wakeup is None:
             if session.buffered_bytes > _BUFFER_BYTES and self._line is not None:
                 self._line.pause_reading()
             self._kept.count(session.buffered_bytes, self._line)
@@ -168,9 +171,10 @@ class Connection(asyncio.BufferedProtocol):
         if event is None:
             self._finish_batch()
         else:
-            arrival.wake_now(event)
+            arrival.wake_now(wakeup, event)
             if nbytes > COUNTED_BYTES:
-                self._kept.count(session.buffered_bytes, None if arrival.is_awaited else self._line)
+                busy_line = self._line if arrival.wakeup is None else None
+                self._kept.count(session.buffered_bytes, busy_line)
 
     def eof_received(self) -> bool:
         """Note the end of the stream; keep the other direction open for answers."""
@@ -248,8 +252,9 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._phase = Phase.HOOK
         self._timer.set(deadline)
-        if self._session.outgoing:
+        if self._session.outgoing and not self._flush_is_due:
             # Of commands before this one: in one write with its answer, unless the loop turns.
+            self._flush_is_due = True
             self._loop.call_soon(self._flush)
         return self._ticket
 
@@ -262,10 +267,9 @@ class Connection(asyncio.BufferedProtocol):
         task = self._task
         assert task is not None
         overdue_s = self._loop.time() - self._deadline_of_handler
-        is_disturbed = task.is_asked_to_end or task.cancelling()
-        if self._cut is None and not is_disturbed and overdue_s <= _TIMER_LAG_S:
-            return None
-        return self._settle_cut(task, overdue_s)
+        if self._cut or task.is_asked_to_end or task.cancelling() or overdue_s > _TIMER_LAG_S:
+            return self._settle_cut(task, overdue_s)
+        return None
 
     def _settle_cut(self, task: ServingTask, overdue_s: float) -> Cut | None:
         """Take back the cancellations of a handler that has ended; return what they meant."""
@@ -287,8 +291,13 @@ class Connection(asyncio.BufferedProtocol):
             return Cut.NO_THREAD
         return cut or (Cut.FROM_OUTSIDE if by_handler else None)
 
+    def now(self) -> float:
+        """Return the time of the loop."""
+        return self._loop.time()
+
     def run_in_thread(self, function: Callable[[], object]) -> Awaitable[object]:
-        """Run a function that may block."""
+        """Run a function that may block; a hook perhaps while a handler is still at work."""
+        self.is_stray_at_work()
         self._job = self._threads.submit(function)
         return self._job.result()
 
@@ -298,43 +307,38 @@ class Connection(asyncio.BufferedProtocol):
 
     def is_stray_at_work(self) -> bool:
         """Return whether a handler that was cut short goes on all the same."""
-        self._strays = [stray for stray in self._strays if not stray.done()]
-        in_thread = self._job is not None and self._job.state is JobState.RUNNING
-        return in_thread or bool(self._strays)
+        strays = self._strays if self._job is None else (*self._strays, self._job)
+        self._strays = [stray for stray in strays if not stray.done()]
+        return bool(self._strays)
 
     async def send_progress(self) -> None:
         """Tell the MTA that the end of the message takes longer."""
         self._session.send_progress()
         self._flush()
 
-    # Time
-
     def _on_deadline(self) -> None:
-        match self._phase:
-            case Phase.HANDLER | Phase.HOOK:
-                self._on_handler_deadline()
-            case Phase.MTA if self._arrival.wakeup is not None:
-                session = self._session
-                if not session.has_negotiated:
-                    kind, reason = "negotiation", "nothing was negotiated in time"
-                elif session.buffered_bytes:
-                    kind, reason = "packet", "a packet did not arrive whole in time"
-                else:
-                    kind, reason = "idle", f"it was idle for {self._config.idle_timeout:g} s"
-                self._observers.timed_out(kind)
-                self._log_end(reason)
-                session.close()
-                self._arrival.wake_soon()
-            case Phase.WRITE:
-                assert self._line is not None
-                if self._line.has_been_read_from():
-                    self._timer.set(self._loop.time() + self._config.write_timeout)
-                else:
-                    self._log_end("the MTA did not read its answers in time")
-                    self._observers.timed_out("write")
-                    self._line.abort()
-            case _:
-                pass
+        phase = self._phase
+        if phase in (Phase.HANDLER, Phase.HOOK):
+            self._on_handler_deadline()
+        elif phase is Phase.MTA and self._arrival.wakeup is not None:
+            session = self._session
+            if not session.has_negotiated:
+                kind, reason = "negotiation", "nothing was negotiated in time"
+            elif session.buffered_bytes:
+                kind, reason = "packet", "a packet did not arrive whole in time"
+            else:
+                kind, reason = "idle", f"it was idle for {self._config.idle_timeout:g} s"
+            self._observers.timed_out(kind)
+            self._log_end(reason)
+            session.close()
+            self._arrival.wake_soon()
+        elif phase is Phase.WRITE and self._line is not None:
+            if self._line.has_been_read_from():
+                self._timer.set(self._loop.time() + self._config.write_timeout)
+            else:
+                self._log_end("the MTA did not read its answers in time")
+                self._observers.timed_out("write")
+                self._line.abort()
 
     def _on_handler_deadline(self) -> None:
         now = self._loop.time()
@@ -353,8 +357,7 @@ class Connection(asyncio.BufferedProtocol):
             self._cut_handler(Cut.TIME_LIMIT)
 
     def _cut_handler(self, cut: Cut) -> None:
-        assert self._task is not None
-        if self._cut is None:
+        if self._cut is None and self._task is not None:
             self._task.cancel()
             self._timer.set(self._loop.time() + _CANCEL_GRACE_S)
         self._cut = cut
@@ -374,13 +377,8 @@ class Connection(asyncio.BufferedProtocol):
         finally:
             self._task = ServingTask(self._serve(self._line), self._loop)
 
-    # The task
-
     async def _serve(self, line: Line) -> None:
-        """Serve events until the connection is over.
-
-        Long, since a coroutine more would cost each connection 250 bytes, each command a frame.
-        """
+        """Serve events until the connection is over; long, as each coroutine costs 250 bytes."""
         ticket = self._ticket
         session, dispatcher, arrival = self._session, self._dispatcher, self._arrival
         is_ending = False
@@ -448,18 +446,20 @@ class Connection(asyncio.BufferedProtocol):
             self._dispatcher.settle()
         if session.outgoing:
             line.write(session.data_to_send())
+            if line.is_writing_paused:
+                self._arrival.wake_soon()  # It is the task that waits, if it is not at work.
         if line.is_reading_paused:
             line.resume_reading()
-        buffered_bytes = session.buffered_bytes
-        if buffered_bytes or session.ends_in_macros:
+        is_in_packet = bool(session.reader.buffer)
+        if is_in_packet or session.ends_in_macros:
             line.acknowledge_at_once()
-        if buffered_bytes or self._kept.bytes:
-            self._kept.count(buffered_bytes)
+        if is_in_packet or self._kept.bytes:
+            self._kept.count(session.buffered_bytes)
         if self._is_negotiating:
             self._is_negotiating = not session.has_negotiated
         if self._is_negotiating:
             deadline = self._deadline_of_packet
-        elif buffered_bytes:
+        elif is_in_packet:
             deadline = self._deadline_of_part(session.packets_received)
         else:
             self._packets_at_deadline = -1
@@ -476,6 +476,7 @@ class Connection(asyncio.BufferedProtocol):
     # Output
 
     def _flush(self) -> None:
+        self._flush_is_due = False
         data = self._session.data_to_send()
         if data and self._line is not None:
             self._line.write(data)
@@ -488,8 +489,6 @@ class Connection(asyncio.BufferedProtocol):
             await line.drain()
         finally:
             self._phase = _BETWEEN
-
-    # The log
 
     def _log_protocol_error(self, error: RemoteProtocolError) -> None:
         self._log_end(f"in state {self._session.state.name}: {error}")

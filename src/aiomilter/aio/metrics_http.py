@@ -4,8 +4,9 @@ Rules of this file:
 
 - It runs in the event loop that serves mail, so that a loop that is blocked fails the health
   check. What is slow, the making of the metrics, runs in a thread.
-- One request a connection; size, time and number of connections are bounded. Without descriptors
-  accepting pauses, as for connections of MTAs.
+- One request a connection; size, time and number of connections are bounded. One too many takes the
+  place of the oldest: who holds connections open must not make a health check fail. Without
+  descriptors accepting pauses, as for connections of MTAs.
 - It holds up no end: its threads are daemons, and what is in progress is cut off.
 - There is no encryption and no password: it belongs on the loopback or an inner network.
 """
@@ -75,7 +76,8 @@ class MetricsServer:
         self._sockets: list[socket.socket] = []
         self._threads = WorkerThreads(_THREADS)
         self._protocols: set[asyncio.BaseProtocol] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        # The oldest first.
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self._has_failed = False
 
     @property
@@ -155,7 +157,9 @@ class MetricsServer:
 
     def _make_protocol(self, sock: socket.socket, label: str) -> asyncio.BaseProtocol | None:
         del sock, label
-        if len(self._protocols) >= _MAX_CONNECTIONS:
+        if len(self._tasks) >= _MAX_CONNECTIONS:
+            self._end_oldest()
+        elif len(self._protocols) >= _MAX_CONNECTIONS:
             return None
         reader = asyncio.StreamReader(limit=_MAX_HEAD_BYTES)
 
@@ -169,6 +173,11 @@ class MetricsServer:
         self._protocols.add(protocol)
         return protocol
 
+    def _end_oldest(self) -> None:
+        task = next(iter(self._tasks))
+        del self._tasks[task]
+        task.cancel()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -176,7 +185,7 @@ class MetricsServer:
             # It was accepted in the moment of the end.
             writer.transport.abort()
             return
-        self._tasks.add(task)
+        self._tasks[task] = None
         try:
             async with asyncio.timeout(self._timeout_s):
                 writer.write(await self._answer(reader))
@@ -184,10 +193,10 @@ class MetricsServer:
                 writer.close()
                 await writer.wait_closed()
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            # Cancelled only by `stop`; asyncio would log it as a fault of this task.
+            # Cancelled only here and by `stop`; asyncio would log it as a fault of this task.
             pass
         finally:
-            self._tasks.discard(task)
+            self._tasks.pop(task, None)
             writer.transport.abort()
 
     async def _answer(self, reader: asyncio.StreamReader) -> bytes:

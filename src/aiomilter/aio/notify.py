@@ -34,12 +34,17 @@ _MOST_WAITING = 32
 class Notifier:
     """Sends messages to the service manager, if there is one; to be used within an event loop."""
 
-    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self, environ: Mapping[str, str] = os.environ, *, has_event_loop: bool = True
+    ) -> None:
         """Look for the service manager.
 
         Args:
             environ: The environment of the program.
+            has_event_loop: Whether it is used within an event loop; else what does not fit into
+                systemd's queue is sent with the next message.
         """
+        self._has_event_loop = has_event_loop
         self._where = _socket_name(environ.get("NOTIFY_SOCKET", ""))
         self._waiting: deque[bytes] = deque(maxlen=_MOST_WAITING)
         self._sock: socket.socket | None = None
@@ -88,6 +93,10 @@ class Notifier:
         """Tell that the event loop turns: the watchdog's sign of life."""
         self._send("WATCHDOG=1")
 
+    def tell(self, lines: str) -> None:
+        """Tell something else; the lines are sent as they are."""
+        self._send(lines)
+
     def close(self) -> None:
         """Send nothing more."""
         self._waiting.clear()
@@ -101,7 +110,10 @@ class Notifier:
     def _send(self, *lines: str) -> None:
         if self._where is None or self._sock is None:
             return
-        self._waiting.append("\n".join(lines).encode("utf-8", "replace"))
+        message = "\n".join(lines).encode("utf-8", "replace")
+        # One sign of life is as good as many, which would take the place of other news.
+        if not self._waiting or self._waiting[-1] != message:
+            self._waiting.append(message)
         if self._retrying is None:
             self._flush()
 
@@ -115,6 +127,8 @@ class Notifier:
                 self._waiting.popleft()
         except OSError as error:
             if error.errno in _PASSING:
+                if not self._has_event_loop:
+                    return
                 self._retrying = asyncio.get_running_loop().call_later(_RETRY_S, self._flush)
                 return
             self._give_up(error)

@@ -18,9 +18,9 @@ from aiomilter.app.observer import Observer, Observers
 from aiomilter.app.watch import Observation
 from aiomilter.session.filter import FilterSession
 
-__all__ = ["Shared"]
+__all__ = ["READ_BYTES", "Shared"]
 
-_READ_BYTES = 128 * 1024
+READ_BYTES = 128 * 1024
 """How much is read at a time: a full packet and the beginning of the next."""
 
 
@@ -67,7 +67,7 @@ class Shared:
         )
         self.observation = Observation(Observers(self.observers), time.perf_counter)
         self.memory = MemoryBudget(config.memory_budget)
-        self.read_buffer = memoryview(bytearray(_READ_BYTES))
+        self.read_buffer = memoryview(bytearray(READ_BYTES))
 
     def dispatcher(
         self, factory: Callable[[], Milter], session: FilterSession, host: Host, listener: str

@@ -49,6 +49,10 @@ class Job:
         # Between a caller that gives up and a thread that begins.
         self._lock = threading.Lock()
 
+    def done(self) -> bool:
+        """Return whether it is not, or never will be, at work."""
+        return self.state is not JobState.RUNNING
+
     async def result(self) -> object:
         """Wait for the function and return what it returns, or raise what it raises.
 

@@ -8,7 +8,8 @@ Rules of this file:
 - They leave in the order in which they were made, except that all pieces of a new body stand
   together, where the first one was: Postfix refuses the message otherwise.
 - What could become another header, another line of the envelope or the end of a string on the
-  wire is refused here, when the edit is made. Neither libmilter nor an MTA looks at it.
+  wire is refused here, when the edit is made. Neither libmilter nor an MTA looks at it. What
+  could be a line end to one server and none to the next, in a new body, is refused as well.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from aiomilter.app.guards import (
     encode_params,
     encode_reason,
 )
+from aiomilter.app.line_endings import BodyLines, LineEndings
 from aiomilter.errors import ActionNotNegotiated, LocalProtocolError
 from aiomilter.spec import MAX_PAYLOAD_BYTES, Actions
 from aiomilter.wire import replies
@@ -44,7 +46,15 @@ class EomActions:
     goes back to the same bytes.
     """
 
-    __slots__ = ("_actions", "_body", "_body_at", "_edits", "_is_open", "_send_progress")
+    __slots__ = (
+        "_actions",
+        "_body",
+        "_body_at",
+        "_body_lines",
+        "_edits",
+        "_is_open",
+        "_send_progress",
+    )
 
     def __init__(self, actions: int, send_progress: Callable[[], Awaitable[None]]) -> None:
         self._actions = actions
@@ -52,6 +62,7 @@ class EomActions:
         self._edits: list[bytes] = []
         self._body: list[bytes] = []
         self._body_at = 0
+        self._body_lines = BodyLines()
         self._is_open = True
 
     def add_header(self, name: str, value: str) -> None:
@@ -157,16 +168,29 @@ class EomActions:
         packet = replies.DeleteRecipient(encode_address(address)).encode()
         self._append(packet, "delete_recipient")
 
-    def replace_body(self, data: bytes) -> None:
+    def replace_body(self, data: bytes, *, line_endings: LineEndings = "checked") -> None:
         """Replace the body; further calls add to the new one.
 
         Args:
-            data: Of any size, also empty; sent as it is. Lines end in CRLF.
+            data: Of any size, also empty. Lines end in CRLF; MTAs make CRLF of a bare LF. Pieces
+                may be cut anywhere, also between CR and LF.
+            line_endings: What becomes of a CR without LF, which a server further on may take for
+                the end of a line or of the message. ``checked``: it is refused; one at the very
+                end of the body shows when `on_eom` has returned, which is then a fault of the
+                handler. ``canonical``: each bare CR and each bare LF is sent as CRLF. ``raw``:
+                all is sent as it is. The same for all pieces of a body.
+
+        Raises:
+            ValueError: There is a CR without LF, which may be the last byte of the piece before;
+                or ``line_endings`` is none or another one than before.
         """
         self._require(Actions.REPLACE_BODY, "replace_body")
+        piece = self._body_lines.take(data, line_endings)
         if not self._body:
             self._body_at = len(self._edits)
-        self._body.append(encode_body(data))
+        elif not piece and line_endings != "raw":
+            return
+        self._body.append(encode_body(piece))
 
     def quarantine(self, reason: str) -> None:
         """Have the MTA hold the message for an administrator.
@@ -187,6 +211,11 @@ class EomActions:
         """
         self._require(None, "progress")
         await self._send_progress()
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the edits as a whole; None if nothing is. Asked by the library."""
+        return self._body_lines.fault
 
     def close(self) -> bytes:
         """Return the packets of all edits, and take no more; called by the library."""

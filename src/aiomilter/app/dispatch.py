@@ -20,14 +20,16 @@ import logging
 from collections.abc import Callable
 
 from aiomilter.app.actions import EomActions
+from aiomilter.app.answerer import Answerer
 from aiomilter.app.arguments import ARGUMENTS
+from aiomilter.app.compose.relay import Relay
 from aiomilter.app.facts import Facts
-from aiomilter.app.gatherer import MessageGatherer
+from aiomilter.app.gatherer import keeps_message
+from aiomilter.app.gathering import Gathering
 from aiomilter.app.handlers import Handler, HandlerKind, handler_table
 from aiomilter.app.host import Cut, FaultPolicy, Host
 from aiomilter.app.milter import Milter
-from aiomilter.app.negotiation import Negotiation
-from aiomilter.app.results import FAILED, describe_wrong_result, read_result
+from aiomilter.app.results import FAILED, read_result
 from aiomilter.app.running import FaultError, GoneError
 from aiomilter.app.text import describe_error, show_value
 from aiomilter.app.watch import Observation
@@ -42,10 +44,10 @@ from aiomilter.session.events import (
     SessionStart,
 )
 from aiomilter.session.filter import FilterSession
-from aiomilter.session.negotiation import NegotiationOffer, Request
+from aiomilter.session.negotiation import NegotiationOffer
 from aiomilter.session.status import Status
-from aiomilter.spec import Options, State
-from aiomilter.wire.commands import EndOfMessage, Header, Mail, Rcpt
+from aiomilter.spec import State
+from aiomilter.wire.commands import EndOfMessage, Header, Mail, Rcpt, Unknown
 
 __all__ = ["Dispatcher"]
 
@@ -57,17 +59,14 @@ _HANDLED_BY_ALL_STAGES = (1 << len(State)) - 1
 _EOM_BIT = 1 << State.EOM
 
 
-class Dispatcher(MessageGatherer):
+class Dispatcher(Answerer):
     """Serves the events of one connection with a milter's handlers."""
 
     __slots__ = (
         "_actions",
-        "_default_request",
         "_event",
         "_factory",
         "_handlers",
-        "_has_dropped",
-        "_has_warned",
         "_is_discarded",
         "_listener",
         "_observation",
@@ -101,11 +100,8 @@ class Dispatcher(MessageGatherer):
         self._listener = listener
         self._observation = observation
         self._handlers: dict[type[Event], Handler] = {}
-        self._default_request: Request | None = None
         self._event: Event | None = None
-        self._has_dropped = False
         self._actions: EomActions | None = None
-        self._has_warned = False
 
     async def handle(self, event: Event) -> None:
         """Serve one event; its answer, if it expects one, is given to the session.
@@ -127,18 +123,23 @@ class Dispatcher(MessageGatherer):
         if self._message_answer is not None and self._session.message_is_open:
             self._answer_given_up(self._message_answer)
             self.settle()
+            if self._relay is not None:
+                await self._settle_relay(self._relay)
             return
-        if handler.kind is _GATHER:
-            if type(event) is Header:
-                self._take_header(event)
-            else:
-                await self._gather(handler, event)
+        if self._relay is not None:
+            await self._serve_relay(self._relay, handler, event)
+            return
+        if type(event) is Header and handler.kind is _GATHER:
+            self._take_header(event)
             if watch is not None:
                 self.settle()
             return
         result: object = FAILED
         is_gone = False
         try:
+            if handler.kind is _GATHER:
+                await self._gather(handler, event)
+                return
             if handler.kind is _EOM:
                 result = await self._end_message(handler)
                 return
@@ -171,7 +172,8 @@ class Dispatcher(MessageGatherer):
             is_gone = True
         finally:
             if watch is not None:
-                watch.note_handler(handler.name, result)
+                if handler.kind is not _GATHER:
+                    watch.note_handler(handler.name, result)
                 self.settle()
             if self._gathering is not None and not self._session.message_is_open:
                 self._end_gathering()
@@ -195,15 +197,19 @@ class Dispatcher(MessageGatherer):
         self._has_stray = True
         if self._actions is not None:
             self._actions.close()
-        self._log_fault(handler.name, Cut.ABANDONED.value, None, kind="abandoned")
+        answer = self._policy.on_error
+        if self._relay is not None:
+            answer = self._abandon_member()
+        self._log_fault(handler.name, Cut.ABANDONED.value, None, answer, kind="abandoned")
+        self._name = None
         # For the task that takes over: it inherits the context that this is called in.
         self._facts.context.enter()
         if self._default_request is not None:
-            self._agree_after_fault(self._default_request, self._policy.on_error)
+            self._agree_after_fault(self._default_request, answer)
         elif handler.kind is not HandlerKind.HOOK:
-            self._give_fault_answer(self._policy.on_error)
+            self._give_fault_answer(answer)
             if self._event is not None and handler.name in ("on_mail", "on_rcpt"):
-                self._note_envelope(handler, self._event, self._policy.on_error)
+                self._note_envelope(handler, self._event, answer)
             self.settle()
             if not self._session.message_is_open:
                 self._end_gathering()
@@ -220,79 +226,126 @@ class Dispatcher(MessageGatherer):
         """Let go of the message in hand: the connection is over, in whatever way."""
         self._end_gathering()
 
-    # Answers
-
-    def _answer(self, handler: Handler, result: object, edits: bytes = b"") -> Status:
-        """Give a handler's result to the session; return what the MTA makes of it.
-
-        Raises:
-            FaultError: It is none that this handler may have.
-        """
-        known = read_result(result)
-        if known is None:
-            raise self._wrong_result(handler, result)
-        session = self._session
-        status, text = known
-        if status is _NOREPLY:
-            if session.may_answer() and not handler.no_reply:
-                raise self._wrong_result(handler, result)
-            status = _CONTINUE
-        given = status
-        if status not in (_CONTINUE, _SKIP) and not session.may_answer():
-            self._note_dropped(handler, result, "the stage was negotiated without replies")
-            given = _CONTINUE
-        elif handler.name == "on_unknown" and not session.takes_verdict_at_unknown(status):
-            self._note_dropped(handler, result, "there is no message that it could be meant for")
-            given = _CONTINUE
-        elif self.watch is not None:
-            # At the end of a message there is nothing left to skip.
-            is_end = handler.kind is _EOM
-            noted = _CONTINUE if is_end and status is _SKIP else status
-            stage = "eom" if is_end else handler.name[3:]
-            self.watch.note_answer(stage, noted, result, edits)
-        session.respond(status, text, edits)
-        return given
-
-    def _note_dropped(self, handler: Handler, result: object, reason: str) -> None:
-        """Log a verdict without effect: once a connection, as there may be very many headers."""
-        level = logging.DEBUG if self._has_dropped else logging.WARNING
-        self._has_dropped = True
-        if self.watch is not None:
-            self.watch.note_dropped(handler.name)
-        what = show_value(result)
-        self.log.log(level, "%s returned %s, which is dropped: %s", handler.name, what, reason)
-
-    def _wrong_result(self, handler: Handler, result: object) -> FaultError:
-        reason = f"it returned {describe_wrong_result(result)}"
-        return self._fault(handler.name, reason, None, kind="wrong_result")
-
     async def _end_message(self, handler: Handler) -> object:
         actions = EomActions(self._session.actions, self._host.send_progress)
         self._actions = actions
         gathering = self._gathering
         try:
+            if self._relay is not None and gathering is not None:
+                return await self._relay_message(handler, self._relay, gathering, actions)
             if gathering is None:
                 result = await self._run(handler, (actions,))
             else:
                 result = await self._run_with_message(handler, gathering, actions)
         finally:
             edits = actions.close()
+        if actions.fault is not None:
+            known = read_result(result)
+            stands = known is not None and not keeps_message(result)
+            # A refusal stands: `on_error` may be to let mail pass.
+            answer = known[0] if known is not None and stands else None
+            fault = self._fault(handler.name, actions.fault, None, answer, kind="wrong_edit")
+            if not stands:
+                raise fault
+            edits = b""
         self._answer(handler, result, edits)
         return result
+
+    # Several milters as one
+
+    async def _serve_relay(self, relay: Relay, handler: Handler, event: Event) -> None:
+        """Serve an event with several milters."""
+        try:
+            if handler.kind is _GATHER:
+                await self._gather(handler, event)
+            elif handler.kind is _EOM:
+                await self._end_message(handler)
+            else:
+                await self._relay_event(relay, handler, event)
+        except FaultError as fault:
+            self._give_fault_answer(fault.answer)
+        except GoneError:
+            self._session.close()
+            return
+        self.settle()
+        if self._gathering is not None and not self._session.message_is_open:
+            self._end_gathering()
+        await self._settle_relay(relay)
+
+    async def _relay_event(self, relay: Relay, handler: Handler, event: Event) -> None:
+        """Have several milters decide an event that is not the end of a message."""
+        session, kind = self._session, type(event)
+        in_message = session.message_is_open
+        self._event = event
+        ruling = await relay.relay(
+            self,
+            handler,
+            ARGUMENTS[kind](self._facts, event),
+            may_answer=session.may_answer(),
+            in_message=in_message,
+            decides_message=in_message
+            and (kind is not Unknown or session.takes_verdict_at_unknown(Status.DISCARD)),
+        )
+        if ruling.is_fault:
+            given = ruling.status
+            self._give_fault_answer(given)
+        else:
+            given = self._answer(handler, ruling.result)
+        self._is_discarded |= given is Status.DISCARD or ruling.owes_discard
+        if ruling.owes_discard:
+            session.owe(Status.DISCARD)
+            if self.watch is not None:
+                self.watch.note_answer(handler.name[3:], Status.DISCARD)
+        if kind is Rcpt or kind is Mail:
+            self._note_envelope(handler, event, given)
+        if given is Status.ACCEPT:
+            relay.pass_message()
+        elif ruling.ends_message:
+            await relay.give_up(self)
+
+    async def _relay_message(
+        self, handler: Handler, relay: Relay, gathering: Gathering, actions: EomActions
+    ) -> object:
+        """Have several milters decide a message at its end."""
+        message = gathering.message(self._facts)
+        ruling, message = await relay.end_message(self, gathering, message, self._session.actions)
+        if ruling.status in (_CONTINUE, Status.ACCEPT):
+            await self._make_edits(handler, gathering, message, actions)
+        edits = actions.close()
+        if ruling.is_fault:
+            self._give_fault_answer(ruling.status, edits)
+        else:
+            self._answer(handler, ruling.result, edits)
+        return ruling.result
+
+    def _abandon_member(self) -> Status:
+        """Return what becomes of an event about which some have not been asked."""
+        if self._member is not None:
+            self._member.in_message = False
+        # Whatever faults cost otherwise: one must not have a message pass by the others.
+        on_error = self._policy.on_error
+        return on_error if on_error is Status.REJECT else Status.TEMPFAIL
+
+    async def _settle_relay(self, relay: Relay) -> None:
+        """Tell those who have not decided a message that is over without them."""
+        if self._message_answer is not None or not self._session.message_is_open:
+            await relay.give_up(self)
 
     # Other events
 
     async def _handle_other(self, event: Event) -> None:
         match event:
             case MessageStart():
-                self._begin_message()
+                await self._begin_message()
             case MessageAborted():
                 macros = self._facts.macros_of_aborted()
                 if self.watch is not None:
                     is_aborted = not self._is_discarded
                     self.watch.settle(is_open=False, is_aborted=is_aborted, macros=macros)
                 self._end_gathering()
-                if not self._is_discarded:
+                if self._relay is not None:
+                    await self._relay.give_up(self)
+                elif not self._is_discarded:
                     await self._run_hook("on_abort")
                 self._facts.end_message()
             case SessionStart():
@@ -301,7 +354,10 @@ class Dispatcher(MessageGatherer):
                 if self.watch is not None:
                     self.watch.end_session()
                 self._facts.end_message()
-                await self._run_hook("on_close")
+                if self._relay is not None:
+                    await self._relay.close(self)
+                else:
+                    await self._run_hook("on_close")
                 self._end_session()
             case NegotiationOffer():
                 await self._negotiate(event)
@@ -321,6 +377,8 @@ class Dispatcher(MessageGatherer):
         if self.watch is not None:
             self.watch.see(EndOfMessage())
             self.watch.note_answer("eom", _CONTINUE)
+        if self._relay is not None:
+            self._relay.pass_message()
         self._session.respond(_CONTINUE)
         self.settle()
 
@@ -336,24 +394,31 @@ class Dispatcher(MessageGatherer):
                 raise TypeError(f"the factory made {show_value(milter)}, which is no Milter")
             if getattr(milter, "_facts", None) is not None:
                 raise TypeError("the factory made the same object twice: one is one session")
-            table = handler_table(type(milter))
+            relay = milter if isinstance(milter, Relay) else None
+            table = handler_table(type(milter)) if relay is None else relay.table
             # Also on a class that lets nobody else set attributes, such as a frozen dataclass.
             object.__setattr__(milter, "_facts", facts)
+            if relay is not None:
+                relay.begin_session(facts)
         except BaseException as error:  # noqa: BLE001  (a factory may raise anything)
             self._log_fault("the factory", describe_error(error), error)
             session.start(_HANDLED_BY_ALL_STAGES)
             return
         self._milter, self._table, self._handlers = milter, table, table.by_event
-        session.start(table.handled if self.watch is None else table.handled | _EOM_BIT)
+        self._relay = relay
+        tells_end = self.watch is not None or relay is not None
+        session.start(table.handled | _EOM_BIT if tells_end else table.handled)
 
     def _end_session(self) -> None:
-        self._milter = self._table = self.watch = None
+        self._milter = self._table = self._relay = self.watch = None
         self._handlers = {}
         self._end_gathering()
         self._gathering = self._message_answer = None
         self._is_discarded = False
 
-    def _begin_message(self) -> None:
+    async def _begin_message(self) -> None:
+        if self._relay is not None:
+            await self._relay.give_up(self)
         self._message_answer = None
         self._is_discarded = False
         if self.watch is not None:
@@ -361,19 +426,23 @@ class Dispatcher(MessageGatherer):
         self._facts.begin_message()
         self._begin_gathering()
         milter, table = self._milter, self._table
-        if milter is None or table is None or not table.begins_messages:
+        answer: Status | None = None
+        if self._relay is not None:
+            answer = await self._relay.begin_members(self)
+        elif milter is not None and table is not None and table.begins_messages:
+            try:
+                milter.begin_message()
+            except BaseException as error:  # noqa: BLE001  (a milter may raise anything)
+                answer = self._fault("begin_message", describe_error(error), error).answer
+        if answer is None:
             return
-        try:
-            milter.begin_message()
-        except BaseException as error:  # noqa: BLE001  (a milter may raise anything)
-            fault = self._fault("begin_message", describe_error(error), error)
-            # The first event of the message may be on its way already; it gets the verdict, and
-            # so do the others, with a handler or without.
-            self._message_answer = self._policy.on_error
-            if fault.answer is not _CONTINUE:
-                self._session.owe(fault.answer)
-                if self.watch is not None:
-                    self.watch.note_answer("mail", fault.answer)
+        # The first event of the message may be on its way already; it gets the verdict, and so do
+        # the others, with a handler or without.
+        self._message_answer = answer
+        if answer is not _CONTINUE:
+            self._session.owe(answer)
+            if self.watch is not None:
+                self.watch.note_answer("mail", answer)
 
     async def _run_hook(self, name: str) -> None:
         handler = self._table.by_name.get(name) if self._table else None
@@ -387,68 +456,3 @@ class Dispatcher(MessageGatherer):
             return
         if inspect.iscoroutine(result):
             result.close()
-
-    async def _negotiate(self, offer: NegotiationOffer) -> None:
-        session, table = self._session, self._table
-        if table is None:
-            session.agree(Request(actions=0, options=0))
-            return
-        options = table.options & ~(table.optional & ~offer.options)
-        actions = offer.actions if table.actions is None else int(table.actions)
-        macros = {stage: list(names) for stage, names in table.macros.items()}
-        request = Negotiation(offer, actions, options, macros).request()
-        handler = table.by_name.get("on_negotiate")
-        if handler is None:
-            session.agree(request)
-            return
-        with_skip = options | (offer.options & int(Options.SKIP))
-        negotiation = Negotiation(offer, actions, with_skip, macros)
-        self._default_request = request
-        try:
-            asked = await self._ask(handler, negotiation)
-        except FaultError as fault:
-            self._agree_after_fault(request, fault.answer)
-        except GoneError:
-            session.close()
-        else:
-            self._default_request = None
-            if asked is None:
-                session.close()
-            else:
-                session.agree(asked)
-
-    def _agree_after_fault(self, request: Request, answer: Status) -> None:
-        """There is no verdict on an offer: agree, and let the next event that takes one have it."""
-        self._default_request = None
-        self._session.agree(request)
-        if answer is not _CONTINUE:
-            self._session.owe(answer)
-
-    async def _ask(self, handler: Handler, negotiation: Negotiation) -> Request | None:
-        """Let `on_negotiate` decide; return its request, or None if it refuses the MTA."""
-        default_options = negotiation.options
-        result = await self._run_aside(handler, (negotiation,))
-        if result is Status.ALL_OPTS:
-            negotiation.actions = negotiation.offered_actions
-            negotiation.options = default_options
-        elif type(result) is Status and result is not _CONTINUE:
-            self.log.warning("%s refuses the MTA by returning %s", handler.name, result.name)
-            return None
-        elif result is not None and result is not _CONTINUE:
-            raise self._wrong_result(handler, result)
-        try:
-            return negotiation.request()
-        except Exception as error:  # noqa: BLE001  (it holds whatever the handler put there)
-            raise self._fault(handler.name, describe_error(error), error) from None
-
-    def _note_ignored(self, event: Ignored) -> None:
-        """Log what was ignored: once a connection, so that nobody can fill the log with it."""
-        level = logging.DEBUG if self._has_warned else logging.WARNING
-        self._has_warned = True
-        self.log.log(
-            level,
-            "ignored a %s command after %s without an answer, as libmilter does: %s",
-            event.command,
-            event.state.name,
-            event.reason,
-        )

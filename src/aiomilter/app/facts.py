@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Collection, MutableMapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from aiomilter.app.context import MessageContext
@@ -66,6 +66,19 @@ class Facts:
         (self._of_message or self.context).end()
         self.context = self._of_message = MessageContext(self.session_id, self._queue_id)
         self.context.enter()
+
+    def follow(self, leader: Facts, without: Collection[str] = ()) -> None:
+        """Know what the facts of another milter of the same session know.
+
+        Args:
+            leader: Those.
+            without: Recipients that are of no account here.
+        """
+        if self.connect is not leader.connect:
+            self.connect, self._client = leader.connect, None
+        self.helo_name, self.sender = leader.helo_name, leader.sender
+        self.context = leader.context
+        self.recipients = [one for one in leader.recipients if one not in without]
 
     def end_message(self) -> None:
         """Note that there is no message: log lines have no queue id until the next one begins.

@@ -12,16 +12,18 @@ Rules of this file:
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 from aiomilter.app.actions import EomActions
 from aiomilter.app.arguments import ARGUMENTS
+from aiomilter.app.compose.member_runner import MemberRunner
 from aiomilter.app.facts import Facts
 from aiomilter.app.gathering import Gathering
 from aiomilter.app.handlers import Handler, HandlerKind
 from aiomilter.app.host import FaultPolicy, Host
 from aiomilter.app.message.message import Message
 from aiomilter.app.results import read_result
-from aiomilter.app.running import FaultError, GoneError, HandlerRunner
+from aiomilter.app.running import FaultError
 from aiomilter.app.text import decode_text, describe_error
 from aiomilter.errors import MessageLimitExceeded
 from aiomilter.session.events import Event
@@ -30,7 +32,7 @@ from aiomilter.session.status import Status
 from aiomilter.spec import Options
 from aiomilter.wire.commands import Body, Header, Rcpt
 
-__all__ = ["MessageGatherer"]
+__all__ = ["MessageGatherer", "keeps_message"]
 
 _CONTINUE, _SKIP = Status.CONTINUE, Status.SKIP
 _REFUSALS = (Status.REJECT, Status.TEMPFAIL)
@@ -46,9 +48,9 @@ _MANY_HEADER_BYTES = 65_536
 """More than mail has but for a few; what does not get in while memory is tight."""
 
 
-def _write_body(milter: object, gathering: Gathering, chunk: bytes) -> None:
+def _write_body(milter: object, write: Callable[[bytes], None], chunk: bytes) -> None:
     del milter
-    gathering.write_body(chunk)
+    write(chunk)
 
 
 def _make_edits(milter: object, gathering: Gathering, *arguments: object) -> None:
@@ -63,7 +65,13 @@ _MAKE_EDITS = Handler(
 )
 
 
-class MessageGatherer(HandlerRunner):
+def keeps_message(result: object) -> bool:
+    """Return whether the MTA goes on with the message after this result, so that edits matter."""
+    known = read_result(result)
+    return known is not None and known[0] in _KEEPS_MESSAGE
+
+
+class MessageGatherer(MemberRunner):
     """What a `Dispatcher` knows and does for `on_message`."""
 
     __slots__ = ("_count_headers_at", "_gathering", "_message_answer", "_session")
@@ -135,7 +143,14 @@ class MessageGatherer(HandlerRunner):
         return True
 
     async def _gather(self, handler: Handler, event: Event) -> None:
-        """Take in an event that is no header for `on_message`, and go on."""
+        """Take in an event for `on_message`, and go on.
+
+        Raises:
+            GoneError: It is of no use any more.
+        """
+        if type(event) is Header:
+            self._take_header(event)
+            return
         gathering = self._gathering
         try:
             if type(event) is Body:
@@ -149,9 +164,6 @@ class MessageGatherer(HandlerRunner):
             self._exceed(error)
         except FaultError as fault:
             self._give_up_message(fault.answer)
-        except GoneError:
-            # Nobody is left to take an answer.
-            self._session.close()
         else:
             self._session.respond(_CONTINUE)
 
@@ -172,7 +184,8 @@ class MessageGatherer(HandlerRunner):
         if not gathering.goes_to_file(size):
             gathering.write_body(chunk)
             return
-        await self._run(_WRITE_BODY, (gathering, chunk))
+        # Of this message: a thread that comes too late must not meet another one.
+        await self._run(_WRITE_BODY, (gathering.body_writer(), chunk))
         self._host.keep(gathering.bytes_in_memory)
 
     def _exceed(self, error: MessageLimitExceeded) -> None:
@@ -204,17 +217,27 @@ class MessageGatherer(HandlerRunner):
         """
         message = gathering.message(self._facts)
         result = await self._run(handler, (message,))
-        known = read_result(result)
-        if known is None or known[0] not in _KEEPS_MESSAGE:
+        if not keeps_message(result):
             return result
+        await self._make_edits(handler, gathering, message, actions)
+        return result
+
+    async def _make_edits(
+        self, handler: Handler, gathering: Gathering, message: Message, actions: EomActions
+    ) -> None:
+        """Make the edits that the changes of a message come down to.
+
+        Raises:
+            FaultError: One cannot be made.
+            GoneError: Nobody waits for them.
+        """
         if self._takes_long(message):
             await self._run(_MAKE_EDITS, (gathering, message, actions, self.log))
-            return result
+            return
         try:
             gathering.make_edits(message, actions, self.log)
         except Exception as error:  # noqa: BLE001  (what the author has put there may be anything)
             raise self._fault(handler.name, describe_error(error), error) from None
-        return result
 
     @staticmethod
     def _takes_long(message: Message) -> bool:
@@ -227,14 +250,14 @@ class MessageGatherer(HandlerRunner):
             return len(headers.original) + len(headers) > _MANY_HEADERS and headers.is_changed
         return False
 
-    def _give_fault_answer(self, answer: Status) -> None:
+    def _give_fault_answer(self, answer: Status, edits: bytes = b"") -> None:
         """Answer the open event with a verdict that no handler has returned, now or later."""
         session = self._session
         if self.watch is not None:
             noted = _CONTINUE if answer is _SKIP else answer
-            self.watch.note_answer(session.state.name.lower(), noted)
+            self.watch.note_answer(session.state.name.lower(), noted, None, edits)
         if session.may_answer() or answer is _SKIP:
-            session.respond(answer)
+            session.respond(answer, None, edits)
             return
         session.respond(_CONTINUE)
         if answer is not _CONTINUE:

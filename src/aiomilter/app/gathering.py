@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import enum
 import logging
+from collections.abc import Callable
 
 from aiomilter.app.actions import EomActions
 from aiomilter.app.facts import Facts
 from aiomilter.app.message.collector import CollectLimits, MessageCollector
-from aiomilter.app.message.diff import plan_edits
+from aiomilter.app.message.diff import Plan, plan_difference, plan_edits
 from aiomilter.app.message.message import Message
 from aiomilter.app.mta.kind import detect_mta
 from aiomilter.app.text import decode_text
@@ -40,7 +41,7 @@ class Gathering:
         collector: What has come of the message in hand, or None.
     """
 
-    __slots__ = ("_leading_space", "_limits", "collector")
+    __slots__ = ("_forks", "_leading_space", "_limits", "collector")
 
     def __init__(self, limits: CollectLimits, *, leading_space: bool) -> None:
         """Begin without a message.
@@ -52,6 +53,7 @@ class Gathering:
         self._limits = limits
         self._leading_space = leading_space
         self.collector: MessageCollector | None = None
+        self._forks: list[Message] = []
 
     @property
     def bytes_in_memory(self) -> int:
@@ -68,6 +70,24 @@ class Gathering:
         collector, self.collector = self.collector, None
         if collector is not None:
             collector.close()
+        forks, self._forks = self._forks, []
+        for fork in forks:
+            fork.close()
+
+    def fork(self, message: Message) -> Message:
+        """Return a message once more, for changes of its own; it lasts as long as the first."""
+        fork = message.copy()
+        self._forks.append(fork)
+        return fork
+
+    def compare(self, base: Message, message: Message) -> Plan:
+        """Return the edits that lead from one fork of a message to another.
+
+        Raises:
+            SpoolError: A body cannot be read.
+        """
+        mta = detect_mta(message.macros)
+        return plan_difference(base, message, mta, leading_space=self._leading_space)
 
     def take(self, event: Event) -> None:
         """Take the sender, or a recipient that was not refused."""
@@ -97,6 +117,16 @@ class Gathering:
     def goes_to_file(self, size: int) -> bool:
         """Whether so many more bytes of a body touch the disk, and are a thing for a thread."""
         return self.collector is not None and self.collector.goes_to_file(size)
+
+    def body_writer(self) -> Callable[[bytes], None]:
+        """Return what writes to the message in hand, and to no other.
+
+        Raises:
+            MessageLimitExceeded: There is none: it was more than may be gathered.
+        """
+        if self.collector is None:
+            raise MessageLimitExceeded("the message was given up before")
+        return self.collector.body
 
     def write_body(self, chunk: bytes) -> None:
         """Take a piece of the body.

@@ -38,7 +38,15 @@ from aiomilter.wire.commands import (
     Unknown,
 )
 
-__all__ = ["Handler", "HandlerKind", "HandlerTable", "handler_table"]
+__all__ = [
+    "EVENTS",
+    "EVENT_TYPES",
+    "Handler",
+    "HandlerKind",
+    "HandlerTable",
+    "add_gathering",
+    "handler_table",
+]
 
 
 class HandlerKind(enum.Enum):
@@ -47,6 +55,7 @@ class HandlerKind(enum.Enum):
     EVENT = "waits, and not for long"
     GATHER = "does not wait: the library takes it in for on_message"
     EOM = "waits for as long as it hears of progress"
+    RELAY = "waits, and not for long, for several milters that are served as one"
     HOOK = "does not wait, and may be gone"
 
 
@@ -89,6 +98,7 @@ class HandlerTable:
         actions: What the class requires, or None.
         begins_messages: Whether the class overrides ``begin_message``.
         gathers: Whether the class overrides ``on_message``.
+        also_required: Actions without which it does not work, where ``actions`` is None.
     """
 
     class_name: str
@@ -101,6 +111,7 @@ class HandlerTable:
     actions: Actions | None
     begins_messages: bool
     gathers: bool
+    also_required: int = 0
 
 
 _KINDS = {
@@ -116,7 +127,7 @@ _PARAMETERS: dict[str, tuple[str, ...]] = {
 }
 """All handlers, and what each is called with beside the milter."""
 _WITHOUT_COMMAND = ("on_abort", "on_close", "on_negotiate")
-_EVENT_TYPES: dict[str, type[Event]] = {
+EVENT_TYPES: dict[str, type[Event]] = {
     "on_connect": Connect,
     "on_helo": Helo,
     "on_mail": Mail,
@@ -129,8 +140,8 @@ _EVENT_TYPES: dict[str, type[Event]] = {
     "on_message": EndOfMessage,
     "on_unknown": Unknown,
 }
-_EVENTS = {f"on_{row.name}": row for row in COMMANDS if b"c" in row.replies}
-_EVENTS["on_message"] = _EVENTS["on_eom"]
+EVENTS = {f"on_{row.name}": row for row in COMMANDS if b"c" in row.replies}
+EVENTS["on_message"] = EVENTS["on_eom"]
 _INSTEAD_OF_MESSAGE = ("on_header", "on_eoh", "on_body", "on_eom")
 """Handlers that see a part of what `on_message` has as a whole."""
 _GATHERED = ("on_connect", "on_helo", "on_mail", "on_rcpt", "on_header")
@@ -165,12 +176,12 @@ def handler_table(milter: type[Milter]) -> HandlerTable:
         begins_messages=milter.begin_message is not Milter.begin_message,
         gathers=milter.on_message is not Milter.on_message,
     )
-    for name in (*_WITHOUT_COMMAND, *_EVENTS):
+    for name in (*_WITHOUT_COMMAND, *EVENTS):
         function = getattr(milter, name)
         if function is not getattr(Milter, name):
             _add_handler(table, name, function)
     if table.gathers:
-        _add_gathering(table, milter.message_needs)
+        add_gathering(table, milter.message_needs)
     try:
         encode_macro_requests(table.macros)
     except ValueError as error:
@@ -180,15 +191,15 @@ def handler_table(milter: type[Milter]) -> HandlerTable:
     return table
 
 
-def _add_gathering(table: HandlerTable, needs: MessageNeeds) -> None:
+def add_gathering(table: HandlerTable, needs: MessageNeeds) -> None:
     """Have all that `on_message` needs sent, and the MTA not wait for it."""
     names = [*_GATHERED, "on_body"] if needs is MessageNeeds.BODY else _GATHERED
     for name in names:
-        row = _EVENTS[name]
+        row = EVENTS[name]
         if name in table.by_name:
             continue
         assert row.target is not None
-        table.by_event[_EVENT_TYPES[name]] = Handler(
+        table.by_event[EVENT_TYPES[name]] = Handler(
             name, _gathered, is_async=False, no_reply=True, kind=HandlerKind.GATHER
         )
         table.handled |= 1 << row.target
@@ -254,7 +265,7 @@ def _add_handler(table: HandlerTable, name: str, function: Callable[..., Any]) -
             f"write {name}({', '.join(('self', *parameters))})"
         ) from None
     options = options_of(function)
-    row = _EVENTS.get(name)
+    row = EVENTS.get(name)
     _check_options(f"{table.class_name}.{name}", name, row, options)
     table.by_name[name] = Handler(
         name=name,
@@ -268,7 +279,7 @@ def _add_handler(table: HandlerTable, name: str, function: Callable[..., Any]) -
     if row is None:
         return
     assert row.target is not None
-    table.by_event[_EVENT_TYPES[name]] = table.by_name[name]
+    table.by_event[EVENT_TYPES[name]] = table.by_name[name]
     table.handled |= 1 << row.target
     if options.no_reply and row.no_reply_option is not None:
         table.options |= row.no_reply_option

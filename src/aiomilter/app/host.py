@@ -48,6 +48,10 @@ class Host(Protocol):
         """End a handler's budget; return why the handler was cut short, or None."""
         ...
 
+    def now(self) -> float:
+        """Return a time in seconds that never goes back."""
+        ...
+
     def run_in_thread(self, function: Callable[[], object]) -> Awaitable[object]:
         """Run a function that may block."""
         ...

@@ -96,9 +96,10 @@ class Observer:
 
         Args:
             handler: The name of the handler; also ``begin_message`` and ``factory``.
-            kind: ``exception``, ``wrong_result``, ``not_called`` (an earlier handler that was cut
-                short is still at work) or why it was cut short: ``time_limit``, ``blocked_loop``,
-                ``no_thread``, ``stopping``, ``from_outside``, ``abandoned``.
+            kind: ``exception``, ``wrong_result``, ``wrong_edit`` (a new body that ends in a CR),
+                ``not_called`` (an earlier handler that was cut short is still at work) or why it
+                was cut short: ``time_limit``, ``blocked_loop``, ``no_thread``, ``stopping``,
+                ``from_outside``, ``abandoned``.
         """
 
     def verdict_dropped(self, handler: str) -> None:

@@ -12,7 +12,7 @@ from aiomilter.app.facts import Facts, SessionLog
 from aiomilter.app.handlers import Handler, HandlerKind, HandlerTable
 from aiomilter.app.host import Abandoned, Cut, FaultPolicy, Host
 from aiomilter.app.milter import Milter
-from aiomilter.app.results import FAILED
+from aiomilter.app.results import FAILED, describe_wrong_result
 from aiomilter.app.text import describe_error
 from aiomilter.app.watch import Watch
 from aiomilter.session.status import Status
@@ -49,6 +49,7 @@ class HandlerRunner:
         "_has_stray",
         "_host",
         "_milter",
+        "_name",
         "_policy",
         "_running",
         "_table",
@@ -61,6 +62,8 @@ class HandlerRunner:
         self._facts = facts
         self._milter: Milter | None = None
         self._table: HandlerTable | None = None
+        # Of the milter whose handler runs, if it is one of several that are served as one.
+        self._name: str | None = None
         self.watch: Watch | None = None
         self._running: Handler | None = None
         self._has_stray = False
@@ -155,18 +158,23 @@ class HandlerRunner:
             watch.note_handler(handler.name, None if is_hook else result)
         return result
 
-    def _raise_cut(self, handler: Handler, cut: Cut) -> NoReturn:
+    def _raise_cut(self, handler: Handler, cut: Cut, limit_s: float | None = None) -> NoReturn:
         """Raise what a handler that was cut short deserves."""
         if cut is Cut.ABANDONED:
             raise Abandoned
         self._running = None
-        self._has_stray = True
+        self._has_stray = self._name is None
         if cut is Cut.CONNECTION_LOST:
             raise GoneError
         if cut in (Cut.TIME_LIMIT, Cut.BLOCKED_LOOP, Cut.NO_THREAD):
-            reason = f"{cut.value} of {self._limit_s(handler):g} s"
+            limit_s = self._limit_s(handler) if limit_s is None else limit_s
+            reason = f"{cut.value} of {limit_s:.4g} s"
             raise self._fault(handler.name, reason, None, kind=cut.name.lower())
         raise self._fault(handler.name, cut.value, None, Status.TEMPFAIL, kind=cut.name.lower())
+
+    def _wrong_result(self, handler: Handler, result: object) -> FaultError:
+        reason = f"it returned {describe_wrong_result(result)}"
+        return self._fault(handler.name, reason, None, kind="wrong_result")
 
     def _fault(
         self,
@@ -205,7 +213,7 @@ class HandlerRunner:
             "fault %s in %s of %s: %s%s",
             os.urandom(4).hex(),
             where,
-            self._table.class_name if self._table else "the milter",
+            self._name or (self._table.class_name if self._table else "the milter"),
             reason,
             consequence,
             exc_info=error,

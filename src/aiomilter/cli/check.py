@@ -100,7 +100,7 @@ class _Output:
     "--version",
     type=click.IntRange(0, 2**32 - 1),
     metavar="NUMBER",
-    help=f"The protocol version to offer.  [default: {VERSION}]",
+    help=f"The protocol version to offer, 2 to 6 for real MTAs.  [default: {VERSION}]",
 )
 @click.option(
     "--offer",

@@ -108,5 +108,10 @@ def aiomilter() -> None:
     """Run milters, and question any milter, in whatever language it is written.
 
     Addresses are those of Sendmail and Postfix: inet:PORT@HOST, inet6:PORT@HOST, HOST:PORT,
-    unix:/PATH.
-    """
+    unix:/PATH. Without a host it is the loopback address.
+
+    \b
+      aiomilter run mymilter.py --listen inet:9900
+      aiomilter check inet:9900 message.eml
+      aiomilter COMMAND --help
+    """  # noqa: D301  (click wants the character itself)

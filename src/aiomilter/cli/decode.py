@@ -39,6 +39,7 @@ _END_OF_HEXDUMP = re.compile(rb"\s*[0-9a-fA-F]{7,16}\s*")
     "connections",
     type=click.IntRange(1),
     multiple=True,
+    metavar="NUMBER",
     help="Show only this connection of a record; may be repeated.",
 )
 def decode(

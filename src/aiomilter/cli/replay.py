@@ -32,6 +32,7 @@ _INDENT = "    "
     "connections",
     type=click.IntRange(1),
     multiple=True,
+    metavar="NUMBER",
     help="Replay only this connection of the record; may be repeated.",
 )
 @click.option(
@@ -40,7 +41,8 @@ _INDENT = "    "
     callback=finite,
     default=30.0,
     show_default=True,
-    help="Seconds that an answer may take.",
+    metavar="SECONDS",
+    help="How long each answer may take.",
 )
 @click.option("--timing", is_flag=True, help="Keep the recorded pauses.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -55,9 +57,15 @@ def replay(
     """Send a recorded session to a milter, and compare its answers.
 
     RECORD comes from 'aiomilter trace --record'. Its connections are replayed one after the
-    other. Exit codes: 0 if all answers are the same byte for byte, 1 if not, 2 if that cannot be
-    found out.
-    """
+    other.
+
+    The exit code is 0 if all answers are the same byte for byte, 1 if not, and 2 if that cannot
+    be found out.
+
+    \b
+      aiomilter trace --listen inet:9901 --to inet:9900 --record session.jsonl
+      aiomilter replay session.jsonl inet:9900
+    """  # noqa: D301  (click wants the character itself)
     with errors_as_sentences(address):
         scripts = _scripts(record, connections)
         outcomes = run_to_end(_replay_all(scripts, address, timeout, timing, quiet=as_json))

@@ -184,6 +184,7 @@ _KINDS = {
         click.Choice(_ON_ERROR, case_sensitive=False),
     ),
     "tuple[str, ...]": _Kind("a list of texts in quotes", _texts, metavar="TEXT"),
+    "str | None": _Kind("a text in quotes", _of_type(str), metavar="PATH"),
     "str | int | None": _Kind("a name or number", _of_type(str, int), metavar="NAME"),
 }
 """By the types that the fields of `Config` are declared with."""

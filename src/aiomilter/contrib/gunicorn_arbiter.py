@@ -28,10 +28,10 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 from gunicorn.sock import BaseSocket
-from gunicorn.systemd import sd_notify
 
 from aiomilter.aio.ledger import WorkerState
 from aiomilter.aio.listeners import Listener
+from aiomilter.aio.notify import Notifier
 from aiomilter.contrib.gunicorn_exporter import Exporter
 from aiomilter.contrib.gunicorn_metrics import MetricsFolder, ServiceStatus
 from aiomilter.contrib.gunicorn_worker import STOP_SIGNALS, MilterApplication, MilterWorker
@@ -47,6 +47,7 @@ HANDED_ON = "AIOMILTER_LISTENERS"
 _SHORTEST_DELAY_S, _LONGEST_DELAY_S = 0.1, 10.0
 _DIED_YOUNG_S = 10.0
 _MOST_FAILURES, _FAILURES_WITHIN_S = 5, 60.0
+_SPAWNED_AT_A_TIME = 16
 _POLL_S = 0.02
 """How often is looked whether a worker that starts has come to serve."""
 _BEYOND_GRACE_S = 6.0
@@ -87,6 +88,7 @@ class MilterArbiter(Arbiter):
         self._is_successor = is_successor
         self._status = ServiceStatus()
         self._metrics = MetricsFolder(self._status, is_shared=is_successor)
+        app.clean_up = self._metrics.remove
         self._exporter: Exporter | None = None
         if self._settings.metrics is not None:
             address = self._settings.metrics
@@ -94,6 +96,7 @@ class MilterArbiter(Arbiter):
             self._exporter = Exporter(
                 self._metrics, address, app.lifeline, leave, self._reopen_logs
             )
+        self._notifier = Notifier(has_event_loop=False)
         self._problem = ""
         self._has_served = False
         self._generation = 0
@@ -139,6 +142,7 @@ class MilterArbiter(Arbiter):
         if self._exporter is not None:
             self._exporter.stop()
         self._metrics.close()
+        self._notifier.close()
 
     def _leave_sockets(self) -> None:
         """Close the sockets, in a process that has no use for them."""
@@ -150,9 +154,8 @@ class MilterArbiter(Arbiter):
         self.log.reopen_files()
 
     def _tell(self, news: str) -> None:
-        """Tell systemd, if it has started us."""
-        assert self.log is not None
-        sd_notify(news, self.log)
+        """Tell systemd, if it has started us; gunicorn would wait for it, for ever if need be."""
+        self._notifier.tell(news)
 
     # Signals
 
@@ -249,7 +252,8 @@ class MilterArbiter(Arbiter):
         if time.monotonic() < self._not_before:
             return
         present = [one for one in self._serving() if one.generation == self._generation]
-        for _ in range(self.num_workers - len(present)):
+        # Signals are heeded between one round and the next.
+        for _ in range(min(self.num_workers - len(present), _SPAWNED_AT_A_TIME)):
             try:
                 pid = self.spawn_worker()
             except OSError as error:
@@ -440,8 +444,10 @@ class MilterArbiter(Arbiter):
 
     def _close_listeners(self) -> None:
         """Close the sockets; paths stay if another program that SIGUSR2 has started has them."""
-        # Without a program before this one, or with one that has ended, that is not our parent.
-        is_alone = self.reexec_pid == 0 and self.master_pid != os.getppid()
+        # A program before this one that has ended is not our parent. Without one it is number 0,
+        # and so is the parent of a container's first process.
+        has_elder = self.master_pid != 0 and self.master_pid == os.getppid()
+        is_alone = self.reexec_pid == 0 and not has_elder
         for listener in self._listeners:
             if is_alone:
                 listener.close()

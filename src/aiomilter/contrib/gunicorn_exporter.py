@@ -184,6 +184,7 @@ class Exporter:
         self._pid = 0
         self._news = -1
         self._not_before = 0.0
+        self._is_missing = False
 
     def start(self, *, is_patient: bool) -> None:
         """Start the process.
@@ -193,9 +194,12 @@ class Exporter:
                 started this one, so that the process tries again and nobody waits for it.
 
         Raises:
-            ConfigError: The address cannot be listened on.
+            ConfigError: The address cannot be listened on, or there can be no process.
         """
-        self._fork(is_patient=is_patient)
+        try:
+            self._fork(is_patient=is_patient)
+        except OSError as error:
+            raise ConfigError(f"no process for the metrics: {error.strerror}") from error
         if is_patient:
             return
         select.select([self._news], [], [], _START_S)
@@ -208,13 +212,25 @@ class Exporter:
             raise ConfigError(news.decode() or "the process for the metrics has ended at once")
 
     def keep_alive(self) -> None:
-        """Start the process again if it has ended."""
+        """Start the process again if it has ended; mail is served also if that is not possible."""
         now = time.monotonic()
-        if self._pid and self._has_ended() and now >= self._not_before:
-            _logger.error("the process that serves the metrics has ended; another one follows")
-            self._not_before = now + _RETRY_S
-            os.close(self._news)
+        if not self._pid or now < self._not_before or not self._has_ended():
+            return
+        self._not_before = now + _RETRY_S
+        try:
             self._fork(is_patient=True)
+        except OSError as error:
+            # Once, as it is tried again every second.
+            if not self._is_missing:
+                self._is_missing = True
+                _logger.error(
+                    "the process that serves the metrics has ended, and for now there can be no "
+                    "other one: %s",
+                    error.strerror,
+                )
+        else:
+            self._is_missing = False
+            _logger.error("the process that serves the metrics has ended; another one follows")
 
     def reopen_logs(self) -> None:
         """Let it open its log files anew."""
@@ -244,28 +260,34 @@ class Exporter:
         return True
 
     def _fork(self, *, is_patient: bool) -> None:
-        self._news, telling = os.pipe()
-        os.set_blocking(self._news, False)
+        news, telling = os.pipe()
+        os.set_blocking(news, False)
         # What comes before the child ignores it would end it, or be taken for the parent's.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (*_IGNORED, signal.SIGUSR1))
         try:
-            self._pid = os.fork()
-            if self._pid == 0:
-                self._run(telling, before, is_patient=is_patient)
+            pid = os.fork()
+            if pid == 0:
+                self._run(telling, news, before, is_patient=is_patient)
+        except OSError:
+            os.close(news)
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(telling)
+        if self._pid:
+            os.close(self._news)
+        self._pid, self._news = pid, news
 
     # In the new process
 
-    def _run(self, telling: int, mask: Iterable[int], *, is_patient: bool) -> NoReturn:
+    def _run(self, telling: int, news: int, mask: Iterable[int], *, is_patient: bool) -> NoReturn:
         try:
             for number in _IGNORED:
                 signal.signal(number, signal.SIG_IGN)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGUSR1, lambda _number, _frame: self._reopen_logs())
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            os.close(self._news)
+            os.close(news)
             os.close(self._lifeline[1])
             self._leave_to_parent()
             threading.Thread(target=self._watch_lifeline, daemon=True).start()

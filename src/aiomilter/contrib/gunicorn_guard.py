@@ -27,6 +27,7 @@ from weakref import WeakValueDictionary
 from aiomilter.aio.ledger import CrashLedger, Identity, WorkerNotes, digest
 from aiomilter.aio.server import MilterFactory
 from aiomilter.app.facts import Facts
+from aiomilter.app.message.message import Message
 from aiomilter.app.milter import Milter
 from aiomilter.app.observer import Observer
 from aiomilter.app.options import options_of
@@ -36,7 +37,7 @@ from aiomilter.session.status import Status
 __all__ = ["Guard"]
 
 _ENVELOPE = {"on_mail": b"mail", "on_rcpt": b"rcpt"}
-_CONTENT = ("on_data", "on_header", "on_eoh", "on_body", "on_eom")
+_CONTENT = ("on_data", "on_header", "on_eoh", "on_body", "on_eom", "on_message")
 _HOOKS = ("on_abort",)
 _WATCH = "_aiomilter_watch"
 
@@ -140,11 +141,9 @@ class _Watch:
         """Return whether a handler must not run; see what message this is if that has changed."""
         stage = _ENVELOPE.get(name, b"content")
         is_known = stage == self._stage and stage != b"rcpt"
-        if name == "on_header" and not self._message_id:
-            header, value = cast("tuple[str, str]", arguments)
-            if header.lower() == "message-id":
-                self._message_id = _encoded(value.strip())
-                is_known = False
+        if not self._message_id:
+            self._message_id = _message_id(name, arguments)
+            is_known = is_known and not self._message_id
         if not is_known:
             self._stage = stage
             of_stage: tuple[bytes, ...] = ()
@@ -201,6 +200,19 @@ class _Watch:
             known["queue_id"] = digest(b"queue id", _encoded(queue_id))
         label = _encoded(queue_id) if queue_id else self._message_id or _encoded(sender)
         return Identity(**known, label=label)
+
+
+def _message_id(name: str, arguments: tuple[object, ...]) -> bytes:
+    """Return the header Message-ID if a handler is called with it; else empty."""
+    value = ""
+    if name == "on_header":
+        header, text = cast("tuple[str, str]", arguments)
+        value = text if header.lower() == "message-id" else ""
+    elif name == "on_message":
+        (message,) = cast("tuple[Message]", arguments)
+        found = message.headers.get("Message-ID")
+        value = "" if found is None else found.value
+    return _encoded(value.strip())
 
 
 def _encoded(text: str) -> bytes:

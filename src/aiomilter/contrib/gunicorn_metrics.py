@@ -3,7 +3,8 @@
 Rules of this file:
 
 - The process above the workers does no more than to rename and remove files and to write a few
-  numbers into memory. It never imports prometheus_client, and nothing here can keep it waiting.
+  numbers into memory. It never imports prometheus_client, and nothing here can keep it waiting
+  or end it.
 - What a dead worker has counted stays; what was true of it only while it lived is removed.
 - Its files are summed up into one by the process that serves the metrics. With each reload there
   would be more of them otherwise.
@@ -11,6 +12,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import shutil
@@ -25,7 +27,15 @@ from pathlib import Path
 
 from aiomilter.errors import ConfigError
 
-__all__ = ["SUMMED_KINDS", "MetricsFolder", "ServiceStatus", "require_prometheus"]
+__all__ = [
+    "SUMMED_KINDS",
+    "MetricsFolder",
+    "ServiceStatus",
+    "require_prometheus",
+    "with_room_for_files",
+]
+
+_logger = logging.getLogger("aiomilter")
 
 _VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 SUMMED_KINDS = ("counter", "histogram", "summary")
@@ -35,6 +45,9 @@ SUMMED_KINDS = ("counter", "histogram", "summary")
 _STATUS = struct.Struct("IIIId")
 _FILES_VERSION = struct.Struct("I")
 _FILES_VERSION_AT = _STATUS.size
+_ROOM_BYTES = 4 << 20
+"""Four files, of which each has up to 1 MiB at the beginning."""
+_FILE_BYTES = 1 << 16
 _SILENT_AFTER_S = 10.0
 """The process above the workers writes at least once a second."""
 
@@ -52,6 +65,31 @@ def require_prometheus() -> None:
             "prometheus_client is imported already, and would not add up the metrics of several "
             "processes: import it in what the workers load, and nowhere else"
         )
+
+
+@contextmanager
+def with_room_for_files() -> Generator[None]:
+    """Make sure that a worker's files have the room on the disk that they need.
+
+    They are written by way of memory: without room that ends the process, by SIGBUS, at whatever
+    moment a page is written to for the first time.
+
+    Raises:
+        OSError: There is no room, or no folder.
+    """
+    folder = Path(os.environ[_VARIABLE])
+    # Not on all systems.
+    reserve = getattr(os, "posix_fallocate", None)
+    if reserve is not None:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            reserve(file.fileno(), 0, _ROOM_BYTES)
+    yield
+    if reserve is not None:
+        # The one of gauges that are added up is not there before the first connection.
+        later = folder / f"gauge_livesum_{os.getpid()}.db"
+        for path in {later, *folder.glob(f"*_{os.getpid()}.db")}:
+            with path.open("ab") as file:
+                reserve(file.fileno(), 0, path.stat().st_size or _FILE_BYTES)
 
 
 class ServiceStatus:
@@ -167,16 +205,27 @@ class MetricsFolder:
         """
         if self._path is None:
             return
-        with self.status.changing_files():
-            for file in self._path.glob(f"*_{pid}.db"):
-                kind, _, rest = file.stem.partition("_")
-                with suppress(FileNotFoundError):
-                    if rest.startswith("live"):
-                        file.unlink()
-                    elif are_summed and kind in SUMMED_KINDS:
-                        self._ended += 1
-                        name = f"{kind}{self.ended_prefix}{self._ended:09}.db"
-                        file.rename(file.with_name(name))
+        try:
+            with self.status.changing_files():
+                self._rename(self._path, pid, are_summed=are_summed)
+        except OSError as error:
+            # No descriptor, or a disk that can be read only: no reason to serve no mail.
+            _logger.warning(
+                "the metrics of worker %d, which has ended, stay as they are: %s",
+                pid,
+                error.strerror,
+            )
+
+    def _rename(self, folder: Path, pid: int, *, are_summed: bool) -> None:
+        for file in folder.glob(f"*_{pid}.db"):
+            kind, _, rest = file.stem.partition("_")
+            with suppress(FileNotFoundError):
+                if rest.startswith("live"):
+                    file.unlink()
+                elif are_summed and kind in SUMMED_KINDS:
+                    self._ended += 1
+                    name = f"{kind}{self.ended_prefix}{self._ended:09}.db"
+                    file.rename(file.with_name(name))
 
     def remove(self) -> None:
         """Remove the folder if it was made here; also for a process that outlives its maker."""

@@ -45,6 +45,7 @@ from aiomilter.app.observer import Observer
 from aiomilter.app.text import describe_error
 from aiomilter.contrib.gunicorn_guard import Guard
 from aiomilter.contrib.gunicorn_log import ArbiterLog
+from aiomilter.contrib.gunicorn_metrics import with_room_for_files
 from aiomilter.errors import ConfigError
 from aiomilter.session.status import Status
 
@@ -55,6 +56,9 @@ _logger = logging.getLogger("aiomilter")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 """What must not be lost between the fork and the moment a worker knows what to do with it."""
 
+_MOST_WORKERS = 1000
+"""Far more than there are processors: with a zero too many no memory would be left."""
+_EXIT_FAILURE = 1
 _ORPHAN_GRACE_S = 0.8
 _ORPHAN_END_S = 1.5
 """How long a worker without the process above it may live; two seconds are promised."""
@@ -107,6 +111,8 @@ class WorkerSettings:
             value: object = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ConfigError(f"{name} is a whole number from 1 on, not {value!r}")
+        if self.workers > _MOST_WORKERS:
+            raise ConfigError(f"workers are at most {_MOST_WORKERS}, not {self.workers}")
         for name in ("worker_timeout", "start_timeout"):
             seconds: float = getattr(self, name)
             if not seconds > 0:
@@ -120,12 +126,14 @@ class MilterApplication(BaseApplication):
         milter_settings: How workers are run.
         ledger: The messages that end workers.
         lifeline: The two ends of a pipe; the arbiter alone keeps the one that writes open.
+        clean_up: Called by workers that the arbiter has left behind.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
         self.milter_settings = settings
         self.ledger = CrashLedger(settings.crash_limit)
         self.lifeline = os.pipe()
+        self.clean_up: Callable[[], None] = lambda: None
         super().__init__()
 
     def load_config(self) -> None:
@@ -170,6 +178,7 @@ class MilterWorker(Worker):
         self._settings = application.milter_settings
         self._served: Served | None = None
         self._orphaned: Callable[[], None] | None = None
+        self._is_orphaned = False
 
     @property
     def is_leaving(self) -> bool:
@@ -183,10 +192,19 @@ class MilterWorker(Worker):
         threading.Thread(target=self._watch_lifeline, args=(reading,), daemon=True).start()
         try:
             super().init_process()
+            if self._is_orphaned:
+                self._application.clean_up()
         except ConfigError as error:
             self.notes.problem = str(error)
             # As if all were well: the process above knows, and says what is to be said.
             sys.exit(0)
+        except SystemExit:
+            raise
+        except BaseException as error:
+            # gunicorn would write its text to stderr as it is, beside the log.
+            what = describe_error(error)
+            _logger.critical("worker %d has failed: %s", os.getpid(), what, exc_info=error)
+            sys.exit(_EXIT_FAILURE)
 
     def notify(self) -> None:
         """Give a sign of life."""
@@ -272,7 +290,7 @@ class MilterWorker(Worker):
         factory, lifespan, observers = self._served
         config = self._settings.config
         if self._settings.metrics is not None:
-            observers = (_metrics_observer(), *observers)
+            observers = (*_metrics_observers(), *observers)
         # For what it says about a class; the server itself sees no class, but a function.
         Server(factory, *self.sockets, config=config, lifespan=lifespan)
         guard = Guard(self.notes, self._application.ledger, self._settings.crash_verdict)
@@ -287,10 +305,12 @@ class MilterWorker(Worker):
     def _watch_lifeline(self, reading: int) -> None:
         with contextlib.suppress(OSError):
             os.read(reading, 1)
+        self._is_orphaned = True
         if self._orphaned is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the end is near
                 self._orphaned()
             time.sleep(_ORPHAN_END_S)
+        self._application.clean_up()
         os._exit(1)
 
 
@@ -312,12 +332,19 @@ async def _stop(server: Server, hurry: asyncio.Event) -> None:
         stopping.result()
 
 
-def _metrics_observer() -> Observer:
+def _metrics_observers() -> tuple[Observer, ...]:
     # Late, as it needs prometheus_client.
     from aiomilter.contrib.prometheus import PrometheusObserver
 
     try:
-        return PrometheusObserver()
+        with with_room_for_files():
+            return (PrometheusObserver(),)
+    except OSError as error:
+        _logger.error(
+            "worker %d serves without metrics, for which there is no room or no folder: %s",
+            *(os.getpid(), error.strerror),
+        )
+        return ()
     except ValueError as error:
         raise ConfigError(
             f"the metrics are there twice ({error}): leave out the PrometheusObserver of your own"

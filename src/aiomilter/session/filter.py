@@ -91,6 +91,7 @@ class FilterSession(AnsweringSession):
     Attributes:
         ends_in_macros: Whether the last packet was one of macros, so that a command is to follow.
         packets_received: How many packets have been taken in.
+        reader: Where bytes wait that are no packet yet; to be looked at only.
     """
 
     __slots__ = (
@@ -100,10 +101,10 @@ class FilterSession(AnsweringSession):
         "_max_payload_bytes",
         "_moves",
         "_offer",
-        "_reader",
         "_started",
         "ends_in_macros",
         "packets_received",
+        "reader",
     )
 
     def __init__(self, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> None:
@@ -114,7 +115,7 @@ class FilterSession(AnsweringSession):
         """
         super().__init__()
         self._max_payload_bytes = max_payload_bytes
-        self._reader = PacketReader(min(max_payload_bytes, MAX_PAYLOAD_BYTES_BEFORE_NEGOTIATION))
+        self.reader = PacketReader(min(max_payload_bytes, MAX_PAYLOAD_BYTES_BEFORE_NEGOTIATION))
         self._held: tuple[int, bytes] | None = None
         self._moves = moves_for(0)
         self._offer: NegotiationOffer | None = None
@@ -144,7 +145,7 @@ class FilterSession(AnsweringSession):
     @property
     def buffered_bytes(self) -> int:
         """The number of bytes received and not yet processed."""
-        return self._reader.buffered_bytes
+        return self.reader.buffered_bytes
 
     @property
     def has_negotiated(self) -> bool:
@@ -154,7 +155,7 @@ class FilterSession(AnsweringSession):
     @property
     def more_is_on_its_way(self) -> bool:
         """Whether the MTA must send more at once: the rest of a packet, or a command to macros."""
-        return self.ends_in_macros or self._reader.buffered_bytes > 0
+        return self.ends_in_macros or self.reader.buffered_bytes > 0
 
     @property
     def has_eof(self) -> bool:
@@ -166,10 +167,11 @@ class FilterSession(AnsweringSession):
     def receive_data(self, data: bytes) -> None:
         """Take in bytes from the MTA; after the end of the connection they are of no interest.
 
-        Nor behind `receive_eof`: what stood in front of them may have been discarded.
+        Nor are they after `receive_eof`: what came before may be discarded by now, and these
+        would begin anywhere in a packet.
         """
         if not self._ended and not self._eof:
-            self._reader.receive_data(data)
+            self.reader.receive_data(data)
 
     def receive_eof(self) -> None:
         """Note that the MTA will send nothing more; what it has sent is still processed."""
@@ -177,7 +179,7 @@ class FilterSession(AnsweringSession):
 
     def discard_input(self) -> None:
         """Forget what was received and not yet processed."""
-        self._reader.discard()
+        self.reader.discard()
         self._held = None
 
     def close(self) -> None:
@@ -219,7 +221,7 @@ class FilterSession(AnsweringSession):
                 if packet is not None:
                     self._held = None
                 else:
-                    packet = self._reader.next_packet()
+                    packet = self.reader.next_packet()
                     if packet is None:
                         if self._eof:
                             self.close()
@@ -438,7 +440,7 @@ class FilterSession(AnsweringSession):
         self._options = agreement.options
         self._options_sent = agreement.options_sent
         self._moves = moves_for(skippable & _NO_STAGE_OPTIONS)
-        self._reader.max_payload_bytes = self._max_payload_bytes
+        self.reader.max_payload_bytes = self._max_payload_bytes
         self.outgoing.append(reply)
         return agreement
 

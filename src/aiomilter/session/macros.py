@@ -22,6 +22,8 @@ __all__ = ["MacroStore"]
 
 _FIRST_SLOT_OF_MESSAGE = MACRO_SLOTS[ord("M")]
 
+_NO_SETS: tuple[bytes | None, ...] = (None,) * len(MACRO_SLOTS)
+
 
 def _plain_name(name: bytes) -> bytes:
     """Return ``i`` for ``{i}``, and any longer name as it is."""
@@ -69,13 +71,14 @@ class MacroStore:
         slot = MACRO_SLOTS.get(payload[0])
         if slot is None or payload.find(NUL, 1) < 0:
             return False
-        if self._sets is None:
-            self._sets = [None] * len(MACRO_SLOTS)
-            self._overwritten = self._sets.copy()
+        sets = self._sets
+        if sets is None:
+            sets = self._sets = list(_NO_SETS)
+            self._overwritten = list(_NO_SETS)
         if not self._recent >> slot & 1:
             self._recent |= 1 << slot
-            self._overwritten[slot] = self._sets[slot]
-        self._sets[slot] = payload
+            self._overwritten[slot] = sets[slot]
+        sets[slot] = payload
         self.version += 1
         return True
 

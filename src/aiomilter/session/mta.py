@@ -102,7 +102,7 @@ class _ReplyReader(PacketReader):
     __slots__ = ()
 
     def next_packet(self) -> tuple[int, bytes] | None:
-        begin = bytes(self._buffer[self._offset : self._offset + _LENGTH_BYTES])
+        begin = bytes(self.buffer[self._offset : self._offset + _LENGTH_BYTES])
         if len(begin) == _LENGTH_BYTES:
             length = int.from_bytes(begin, "big")
             if length == 0:

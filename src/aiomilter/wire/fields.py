@@ -17,7 +17,9 @@ from aiomilter.errors import LocalProtocolError
 __all__ = ["NUL", "U32", "c_string", "join_strings", "split_strings"]
 
 NUL = b"\0"
+"""What ends a string."""
 U32 = Struct(">I")
+"""A number of 32 bits, its highest byte first."""
 
 
 def split_strings(payload: bytes) -> list[bytes]:

@@ -58,36 +58,39 @@ class PacketReader:
     """Cuts a stream of bytes into packets, however the bytes arrive.
 
     Attributes:
+        buffer: What has come in and is not all returned as packets; empty if all is. To be looked
+            at only.
         max_payload_bytes: The largest payload that is let in; may be changed between packets.
     """
 
-    __slots__ = ("_buffer", "_offset", "max_payload_bytes")
+    __slots__ = ("_offset", "buffer", "max_payload_bytes")
 
     def __init__(self, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> None:
         self.max_payload_bytes = max_payload_bytes
         # Hot path: an MTA sends a command and waits, so that the buffer is nearly always one
         # read, taken as it is. Only a piece of a packet makes it a bytearray, which grows in
         # place: joining bytes would make a peer that sends single bytes cost quadratic time.
-        self._buffer: bytes | bytearray = b""
+        self.buffer: bytes | bytearray = b""
         self._offset = 0
 
     @property
     def buffered_bytes(self) -> int:
         """The number of bytes received and not yet returned as packets."""
-        return len(self._buffer) - self._offset
+        return len(self.buffer) - self._offset
 
     def receive_data(self, data: bytes) -> None:
         """Take in bytes from the other end; any number of them, cut anywhere."""
-        buffer = self._buffer
+        buffer = self.buffer
+        if not buffer:
+            self.buffer = data
+            return
         offset = self._offset
-        if offset == len(buffer):
-            self._buffer = data
-        elif isinstance(buffer, bytearray):
+        if isinstance(buffer, bytearray):
             del buffer[:offset]
             buffer += data
         else:
-            self._buffer = bytearray(memoryview(buffer)[offset:])
-            self._buffer += data
+            self.buffer = bytearray(memoryview(buffer)[offset:])
+            self.buffer += data
         self._offset = 0
 
     def next_packet(self) -> tuple[int, bytes] | None:
@@ -97,39 +100,42 @@ class PacketReader:
             RemoteProtocolError: The packet announces a payload above ``max_payload_bytes``. The
                 buffer is as it was.
         """
-        buffer = self._buffer
+        buffer = self.buffer
+        if not buffer:
+            return None
         start = self._offset
-        available = len(buffer) - start
-        if available < _HEAD_BYTES:
-            if available >= _LENGTH.size:
+        size = len(buffer)
+        if size - start < _HEAD_BYTES:
+            if size - start >= _LENGTH.size:
                 self._check_length(_LENGTH.unpack_from(buffer, start)[0])
-            elif not available:
-                # An idle connection does not hold on to what it has read last.
-                self._buffer = b""
-                self._offset = 0
             return None
         length, letter = _HEAD.unpack_from(buffer, start)
         body = start + _HEAD_BYTES
         if length <= 1 or length > _SIGN_BIT:
-            self._offset = body
-            return letter, b""
-        if length - 1 > self.max_payload_bytes:
-            self._check_length(length)
-        end = body + length - 1
-        if end > len(buffer):
-            return None
-        self._offset = end
+            end = body
+        else:
+            end = body + length - 1
+            if length - 1 > self.max_payload_bytes:
+                self._check_length(length)
+            if end > size:
+                return None
+        if end < size:
+            self._offset = end
+        else:
+            # Nothing is left: an idle connection does not hold on to what it has read last.
+            self.buffer = b""
+            self._offset = 0
         return letter, bytes(buffer[body:end])
 
     def discard(self) -> None:
         """Forget everything that was received and not yet returned."""
-        self._buffer = b""
+        self.buffer = b""
         self._offset = 0
 
     def _check_length(self, length: int) -> None:
         if not self.max_payload_bytes < length - 1 < _SIGN_BIT:
             return
-        begin = bytes(self._buffer[self._offset : self._offset + 16])
+        begin = bytes(self.buffer[self._offset : self._offset + 16])
         for greeting, protocol in _FOREIGN_GREETINGS:
             if begin.startswith(greeting):
                 raise RemoteProtocolError(f"this is {protocol}, not the milter protocol", begin)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import os
 import resource
+import tempfile
 import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -55,14 +57,16 @@ def test_a_body_is_read_as_it_was_written(size: int) -> None:
 
 
 def test_the_file_has_no_name_and_is_its_owners_alone(tmp_path: Path) -> None:
+    before = {fd for fd in range(1000) if is_open(fd)}
     spool = Spool(0, tmp_path)
     spool.write(b"x")
     assert list(tmp_path.iterdir()) == []
     assert spool.is_in_file
-    fd = max(int(name) for name in os.listdir("/proc/self/fd") if is_open(int(name)))
-    assert os.fstat(fd).st_mode & 0o777 == 0o600
-    assert not os.get_inheritable(fd)
+    (fd,) = (fd for fd in range(1000) if is_open(fd) and fd not in before)
+    mode, is_inherited = os.fstat(fd).st_mode, os.get_inheritable(fd)
     spool.close()
+    assert mode & 0o777 == 0o600
+    assert not is_inherited
 
 
 def is_open(fd: int) -> bool:
@@ -251,22 +255,78 @@ def test_a_body_says_what_is_odd_about_it() -> None:
     assert repr(plain) == "<Body: 7 bytes>"
 
 
-class BadDisk(io.FileIO):
-    """A file whose last words are an error."""
+def test_a_file_that_cannot_be_closed_well_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    close = os.close
 
-    def close(self) -> None:
-        super().close()
+    def close_badly(descriptor: int) -> None:
+        close(descriptor)
         raise OSError("input/output error")
 
-
-def test_a_file_that_cannot_be_closed_well_is_closed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: BadDisk(tmp_path / "x", "w+"))
     before = descriptors()
     body = Body(b"x", spool_threshold=0)
     assert body.is_spooled
+    monkeypatch.setattr("os.close", close_badly)
     body.close()
+    monkeypatch.undo()
+    assert descriptors() == before
+
+
+def test_a_thread_that_comes_too_late_reads_from_no_other_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The message is over, and another one begins, just as a thread is about to read.
+    pread = os.pread
+    others: list[Body] = []
+
+    def pread_later(descriptor: int, size: int, start: int) -> bytes:
+        if not others:
+            body.close()
+            others.append(Body(b"another", spool_threshold=0))
+        return pread(descriptor, size, start)
+
+    before = descriptors()
+    body = Body(b"message", spool_threshold=0)
+    monkeypatch.setattr("os.pread", pread_later)
+    assert body.slice(0, 7) == b"message"
+    with pytest.raises(SpoolError, match="over"):
+        body.slice(0, 7)
+    others[0].close()
+    assert descriptors() == before
+
+
+def test_a_thread_that_comes_too_late_writes_to_no_other_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write = os.write
+    others: list[Body] = []
+
+    def write_later(descriptor: int, data: bytes) -> int:
+        monkeypatch.undo()
+        body.close()
+        others.append(Body(b"another", spool_threshold=0))
+        return write(descriptor, data)
+
+    before = descriptors()
+    body = Body(b"message", spool_threshold=0)
+    monkeypatch.setattr("os.write", write_later)
+    body.write(b" of the past")
+    assert others[0].read() == b"another"
+    others[0].close()
+    assert descriptors() == before
+
+
+def test_a_file_that_is_made_too_late_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = tempfile.TemporaryFile
+
+    def make_later(**arguments: Any) -> Any:
+        body.close()
+        return make(**arguments)
+
+    before = descriptors()
+    body = Body(spool_threshold=0)
+    monkeypatch.setattr("tempfile.TemporaryFile", make_later)
+    body.write(b"message")
+    assert not body.is_spooled
     assert descriptors() == before
 
 

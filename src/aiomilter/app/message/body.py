@@ -30,7 +30,15 @@ class Body:
     change them.
     """
 
-    __slots__ = ("_directory", "_flags", "_new", "_original", "_threshold")
+    __slots__ = (
+        "_directory",
+        "_flags",
+        "_is_shared",
+        "_left",
+        "_new",
+        "_original",
+        "_threshold",
+    )
 
     def __init__(
         self,
@@ -52,6 +60,9 @@ class Body:
         self._original = Spool(spool_threshold, directory)
         self._new: Spool | None = None
         self._flags = LineFlags()
+        # Whether copies read the same new body, and those of old that are closed at the end.
+        self._is_shared = False
+        self._left: list[Spool] = []
         if data:
             self.write(data)
 
@@ -80,8 +91,19 @@ class Body:
     def close(self) -> None:
         """Forget it, and close its files. Calling it again does nothing."""
         self._original.close()
-        if self._new is not None:
-            self._new.close()
+        for spool in (self._new, *self._left):
+            if spool is not None:
+                spool.close()
+
+    def copy(self) -> Body:
+        """Return the same body once more: a new one for the one is none for the other.
+
+        They have their bytes in common; closing one of them closes both.
+        """
+        new = Body(spool_threshold=self._threshold, directory=self._directory)
+        new._original, new._new, new._flags = self._original, self._new, self._flags
+        self._is_shared = new._is_shared = True
+        return new
 
     # For whoever reads it
 
@@ -184,8 +206,11 @@ class Body:
             new.close()
             raise
         if self._new is not None:
-            self._new.close()
-        self._new = new
+            if self._is_shared:
+                self._left.append(self._new)
+            else:
+                self._new.close()
+        self._new, self._is_shared = new, False
 
     def is_changed(self) -> bool:
         """Whether it is another one than that which came; a method, since it may read both.
@@ -193,12 +218,15 @@ class Body:
         Raises:
             SpoolError: It cannot be read, or the message is over.
         """
-        if self._new is None:
-            return False
-        if len(self._new) != len(self._original):
-            return True
-        pairs = zip_longest(self._new.iter_chunks(), self._original.iter_chunks())
-        return any(new != old for new, old in pairs)
+        return self._new is not None and _differ(self._new, self._original)
+
+    def differs_from(self, other: Body) -> bool:
+        """Whether it is another one than a second body is now; may read both.
+
+        Raises:
+            SpoolError: One cannot be read, or the message is over.
+        """
+        return self._current is not other._current and _differ(self._current, other._current)
 
     @property
     def _current(self) -> Spool:
@@ -206,6 +234,12 @@ class Body:
 
     def __repr__(self) -> str:
         return f"<Body: {self.size} bytes>"
+
+
+def _differ(new: Spool, old: Spool) -> bool:
+    if len(new) != len(old):
+        return True
+    return any(one != other for one, other in zip_longest(new.iter_chunks(), old.iter_chunks()))
 
 
 def _pieces(data: bytes | Iterable[bytes] | BinaryIO) -> Iterator[bytes]:

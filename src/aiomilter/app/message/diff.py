@@ -23,7 +23,7 @@ from aiomilter.app.mta.edits import (
 )
 from aiomilter.app.mta.kind import Mta
 
-__all__ = ["EditTarget", "Plan", "plan_edits"]
+__all__ = ["EditTarget", "Plan", "plan_difference", "plan_edits"]
 
 
 class EditTarget(Protocol):
@@ -113,6 +113,37 @@ def plan_edits(message: Message, mta: Mta | None = None, *, leading_space: bool 
     return Plan(
         tuple(edits),
         message.body if message.body.is_changed() else None,
+        (*lost_of_sender, *lost_of_recipients),
+    )
+
+
+def plan_difference(
+    before: Message, after: Message, mta: Mta | None = None, *, leading_space: bool = True
+) -> Plan:
+    """Return the smallest set of edits that makes one message of another, both changed or not.
+
+    Args:
+        before: The message to begin with.
+        after: The same one with more changes (`Message.copy`).
+        mta: As for `plan_edits`.
+        leading_space: As for `plan_edits`.
+
+    Raises:
+        SpoolError: Their bodies cannot be compared.
+    """
+    sender, lost_of_sender = sender_edits(before.sender, after.sender, mta)
+    recipients, lost_of_recipients = recipient_edits(after.recipients.since(before.recipients), mta)
+    edits: list[Edit] = [*sender, *recipients]
+    edits += header_edits(
+        list(before.headers), list(after.headers), mta, leading_space=leading_space
+    )
+    reason = after.quarantine_reason
+    if reason is not None and reason != before.quarantine_reason:
+        edits.append(Quarantined(reason))
+    is_other_body = after.body.differs_from(before.body)
+    return Plan(
+        tuple(edits),
+        after.body if is_other_body else None,
         (*lost_of_sender, *lost_of_recipients),
     )
 

@@ -87,8 +87,11 @@ def _hidden(
     recipients: Recipients, deleted: Sequence[str], again: set[tuple[str, str]]
 ) -> list[EnvelopeAddress]:
     """Return the recipients that Postfix has dropped in favour of one that is deleted."""
-    if not deleted:
+    originals = {one.address.lower() for one in recipients.original}
+    if not deleted or len(originals) == len({one.address for one in recipients.original}):
+        # Nearly always: no two of them differ in case alone.
         return []
+    keys = {old.key for old in recipients.original}
     paths = [Path(one.address, *one.params) for one in recipients.original]
     model = PostfixEnvelope(Envelope("<>", paths))
     for address in deleted:
@@ -97,9 +100,7 @@ def _hidden(
     return [
         one
         for one in recipients
-        if one.key not in again
-        and one.address.lower() not in left
-        and any(one.key == old.key for old in recipients.original)
+        if one.key not in again and one.address.lower() not in left and one.key in keys
     ]
 
 

@@ -94,6 +94,18 @@ class Headers:
             now is not then and now != then for now, then in zip(self, self._original, strict=True)
         )
 
+    def copy(self) -> Headers:
+        """Return the same headers with the same originals, for changes of their own."""
+        copies: dict[int, Header] = {
+            id(header): Header(header.raw_name, header.raw_value)
+            for header in (*self._original, *self)
+        }
+        new = Headers()
+        for header in self:
+            new._append(copies[id(header)])
+        new._original = tuple(copies[id(header)] for header in self._original)
+        return new
+
     # Looking
 
     def get(self, name: str) -> Header | None:

@@ -201,6 +201,30 @@ class Message:
         """The reason of the quarantine, or None."""
         return self._quarantine_reason
 
+    def forget_quarantine(self) -> None:
+        """Take a quarantine back."""
+        self._quarantine_reason = None
+
+    def copy(self) -> Message:
+        """Return the same message once more: changes of the one are none of the other.
+
+        What came with it, and the bytes of the body, they have in common; closing one of them
+        closes both.
+        """
+        new = Message(
+            self._original_sender,
+            self.recipients.copy(),
+            self.headers.copy(),
+            self.body.copy(),
+            macros=self.macros,
+            queue_id=self.queue_id,
+            client=self.client,
+            hostname=self.hostname,
+            helo_name=self.helo_name,
+        )
+        new._sender, new._quarantine_reason = self._sender, self._quarantine_reason
+        return new
+
     def close(self) -> None:
         """Forget the body, and close its files; done by the library when the message is over."""
         self.body.close()

@@ -46,6 +46,18 @@ class Recipients:
         """All recipients that came with the message, those that were named twice included."""
         return self._original
 
+    def copy(self) -> Recipients:
+        """Return the same recipients with the same originals, for changes of their own."""
+        new = Recipients(self._original)
+        new._known = dict(self._recipients)
+        return new
+
+    def since(self, before: Recipients) -> Recipients:
+        """Return the same recipients, as if those of another message had come with it."""
+        new = Recipients(before)
+        new._known = dict(self._recipients)
+        return new
+
     def __contains__(self, address: object) -> bool:
         return isinstance(address, (str, EnvelopeAddress)) and _key(address) in self._recipients
 

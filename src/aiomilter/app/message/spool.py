@@ -5,20 +5,19 @@ Rules of this file:
 - The file has no name from the beginning where the system can do that (O_TMPFILE on Linux), is for
   its owner alone (0600), is not inherited by children, and is gone when it is closed or the
   process ends, however that ends.
+- A file is closed by whoever lets go of it last. A thread that was given up may be about to use
+  its descriptor, and after a `close` that is the number of another file, or of a connection.
 - Reading does not move a position: several readers do not disturb each other.
-- A file that a thread is at when it is to be closed is closed by that thread: under the number of a
-  descriptor that is closed too soon there may already be another message, or a connection.
 - Every call that touches the file may block, as calls of a disk do: `write` beyond the threshold,
   and all reads of what is in the file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from aiomilter.errors import SpoolError
 
@@ -31,7 +30,7 @@ CHUNK_BYTES = 65_536
 class Spool:
     """Bytes that are written once, from beginning to end, and read as often as needed."""
 
-    __slots__ = ("_chunks", "_directory", "_file", "_is_closed", "_size", "_threshold", "_users")
+    __slots__ = ("_chunks", "_directory", "_file", "_is_closed", "_size", "_threshold")
 
     def __init__(self, threshold: int, directory: str | Path | None) -> None:
         """Begin empty.
@@ -43,11 +42,9 @@ class Spool:
         self._threshold = threshold
         self._directory = directory
         self._chunks: list[bytes] = []
-        self._file: IO[bytes] | None = None
+        self._file: _File | None = None
         self._size = 0
         self._is_closed = False
-        # Who is at the file, in any thread. A set's `add` and `discard` are atomic.
-        self._users: set[object] = set()
 
     def __len__(self) -> int:
         return self._size
@@ -76,22 +73,20 @@ class Spool:
             self._chunks.append(data)
             self._size += len(data)
             return
-        with self._use():
-            try:
-                if self._file is None:
-                    import tempfile  # late: it imports much, and most bodies are small
-
-                    self._file = tempfile.TemporaryFile(  # noqa: SIM115  (closed by close)
-                        buffering=0, prefix="aiomilter-", dir=self._directory
-                    )
-                    chunks, self._chunks = self._chunks, []
-                    for chunk in chunks:
-                        _write_all(self._file, chunk)
-                _write_all(self._file, data)
-            except OSError as error:
-                self.close()
-                raise SpoolError(f"the body of a message cannot be kept: {error}") from error
-            self._size += len(data)
+        try:
+            file = self._file
+            if file is None:
+                file = _File.made(self._directory)
+                chunks, self._chunks = self._chunks, []
+                for chunk in chunks:
+                    file.write_all(chunk)
+                # Not if it was closed meanwhile: nobody would take it out again.
+                self._file = None if self._is_closed else file
+            file.write_all(data)
+        except OSError as error:
+            self.close()
+            raise SpoolError(f"the body of a message cannot be kept: {error}") from error
+        self._size += len(data)
 
     def read(self) -> bytes:
         """Return all bytes.
@@ -127,64 +122,77 @@ class Spool:
             SpoolError: They cannot be read; the spool is closed.
         """
         self._check_open()
-        if self._file is None:
+        file = self._file
+        if file is None:
             return self.read()[start:end]
         pieces: list[bytes] = []
         end = min(end, self._size)
-        with self._use() as file:
-            assert file is not None
-            try:
-                while start < end:
-                    piece = os.pread(file.fileno(), end - start, start)
-                    if not piece:
-                        raise OSError(f"the temporary file ends at {start} of {end} bytes")
-                    pieces.append(piece)
-                    start += len(piece)
-            except OSError as error:
-                self.close()
-                raise SpoolError(f"the body of a message cannot be read: {error}") from error
+        try:
+            while start < end:
+                piece = os.pread(file.descriptor, end - start, start)
+                if not piece:
+                    raise OSError(f"the temporary file ends at {start} of {end} bytes")
+                pieces.append(piece)
+                start += len(piece)
+        except OSError as error:
+            self.close()
+            # The error may be kept for a while, and has hold of what there is here.
+            del file
+            raise SpoolError(f"the body of a message cannot be read: {error}") from error
         return b"".join(pieces)
 
     def close(self) -> None:
-        """Forget the bytes, and close the file. Calling it again does nothing."""
+        """Forget the bytes, and close the file. Calling it again does nothing.
+
+        A thread that is reading or writing just now ends that first, and closes the file.
+        """
         self._is_closed = True
         self._chunks = []
-        if not self._users:
-            self._close_file()
-
-    @contextmanager
-    def _use(self) -> Generator[IO[bytes] | None]:
-        """Keep the file from being closed for as long as it is in use.
-
-        Raises:
-            SpoolError: It is closed.
-        """
-        user = object()
-        self._users.add(user)
-        try:
-            # Only now: from here on nobody else closes the file.
-            self._check_open()
-            yield self._file
-        finally:
-            self._users.discard(user)
-            if self._is_closed and not self._users:
-                self._close_file()
-
-    def _close_file(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            try:
-                file.close()
-            except OSError:
-                pass  # it is closed all the same, and nobody reads it any more
+        self._file = None
 
     def _check_open(self) -> None:
         if self._is_closed:
             raise SpoolError("the body of a message is closed: the message is over")
 
 
-def _write_all(file: IO[bytes], data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        # The kernel may take a part, and says why it takes no more the next time.
-        view = view[file.write(view) :]
+class _File:
+    """A temporary file without a name, closed when nobody holds it any more.
+
+    Attributes:
+        descriptor: Its number, of use for as long as the object is held.
+    """
+
+    __slots__ = ("descriptor",)
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    @classmethod
+    def made(cls, directory: str | Path | None) -> _File:
+        """Make a file in a directory; None for the system's folder of temporary files."""
+        import tempfile  # late: it imports much, and most bodies are small
+
+        with tempfile.TemporaryFile(buffering=0, prefix="aiomilter-", dir=directory) as file:
+            return cls(os.dup(file.fileno()))
+
+    def write_all(self, data: bytes) -> None:
+        """Add bytes at the end; if that fails, the file is closed."""
+        view = memoryview(data)
+        try:
+            while view:
+                # The kernel may take a part, and says why it takes no more the next time.
+                view = view[os.write(self.descriptor, view) :]
+        except OSError:
+            # The error, which may be kept for a while, has hold of this object.
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            # An error of a late write: it is closed all the same, and nobody reads it any more.
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+    def __del__(self) -> None:
+        self._close()

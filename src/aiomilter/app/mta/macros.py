@@ -24,7 +24,7 @@ from aiomilter.spec import COMMAND_BY_LETTER, MacroStage
 from aiomilter.wire.commands import Macro
 from aiomilter.wire.replies import Negotiated
 
-__all__ = ["MacroSource", "normalise_name"]
+__all__ = ["MacroSource", "default_macros", "normalise_name"]
 
 _TLS = ("{tls_version}", "{cipher}", "{cipher_bits}", "{cert_subject}", "{cert_issuer}")
 _AUTH = ("{auth_type}", "{auth_authen}", "{auth_author}")
@@ -51,6 +51,15 @@ _DEFAULTS: dict[Mta, dict[bytes, tuple[str, ...]]] = {
     },
 }
 """By command; a command that is not there has no packet of macros by default."""
+
+
+def default_macros(stage: MacroStage) -> list[str]:
+    """Return what either MTA sends at a stage if it is not asked for anything else."""
+    letter = next(row.letter for row in COMMAND_BY_LETTER.values() if row.macro_stage is stage)
+    return list(
+        dict.fromkeys(name for lists in _DEFAULTS.values() for name in lists.get(letter, ()))
+    )
+
 
 _HOST = "mx.example.org"
 _WITHOUT_LIST = (b"C", b"M")

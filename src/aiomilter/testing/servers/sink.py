@@ -140,6 +140,8 @@ class _Listener(socketserver.ThreadingTCPServer):
 
     daemon_threads = True
     allow_reuse_address = True
+    # Else a connection may be one to the mail server alone, which then waits for its greeting.
+    request_queue_size = 1000
 
     def __init__(self, sink: "Sink") -> None:
         self.sink = sink

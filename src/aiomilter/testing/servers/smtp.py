@@ -44,7 +44,8 @@ class SmtpReply:
             AssertionError: The reply does not accept a message.
         """
         found = re.search(r"queued as (\w+)", self.text)
-        assert found is not None, f"the message was not queued: {self}"
+        if found is None:
+            raise AssertionError(f"the message was not queued: {self}")
         return found[1]
 
 
@@ -61,28 +62,36 @@ def dot_stuffed(content: bytes) -> bytes:
 class SmtpClient:
     """One connection to an SMTP server."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        timeout_s: float = _TIMEOUT_S,
+    ) -> None:
         """Wrap an open connection whose banner has not been read."""
+        self._timeout_s = timeout_s
         self._reader = reader
         self._writer = writer
         self.banner = SmtpReply(0, ())
         self.local_port: int = writer.get_extra_info("sockname")[1]
 
     @classmethod
-    async def open(cls, port: int) -> Self:
+    async def open(cls, port: int, timeout_s: float = _TIMEOUT_S) -> Self:
         """Connect to a loopback port; the banner is the first reply to be read."""
-        async with asyncio.timeout(_TIMEOUT_S):
-            return cls(*await asyncio.open_connection("127.0.0.1", port, limit=_LONGEST_LINE))
+        async with asyncio.timeout(timeout_s):
+            streams = await asyncio.open_connection("127.0.0.1", port, limit=_LONGEST_LINE)
+            return cls(*streams, timeout_s)
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, port: int) -> AsyncGenerator[Self]:
+    async def connect(cls, port: int, timeout_s: float = _TIMEOUT_S) -> AsyncGenerator[Self]:
         """Connect to a loopback port and read the banner; say QUIT at the end if still possible.
 
         Args:
             port: The SMTP port on 127.0.0.1.
+            timeout_s: How long to wait at most, each time.
         """
-        client = await cls.open(port)
+        client = await cls.open(port, timeout_s)
         client.banner = await client.reply()
         try:
             yield client
@@ -92,7 +101,7 @@ class SmtpClient:
     async def send(self, data: bytes) -> None:
         """Send bytes as they are and wait for no reply."""
         self._writer.write(data)
-        async with asyncio.timeout(_TIMEOUT_S):
+        async with asyncio.timeout(self._timeout_s):
             await self._writer.drain()
 
     async def reply(self) -> SmtpReply:
@@ -111,7 +120,7 @@ class SmtpClient:
             ConnectionError: The server hung up.
         """
         lines: list[bytes] = []
-        async with asyncio.timeout(_TIMEOUT_S):
+        async with asyncio.timeout(self._timeout_s):
             while True:
                 line = (await self._reader.readline()).rstrip(b"\r\n")
                 if not line:
@@ -126,7 +135,7 @@ class SmtpClient:
         Raises:
             ssl.SSLError: The handshake failed.
         """
-        async with asyncio.timeout(_TIMEOUT_S):
+        async with asyncio.timeout(self._timeout_s):
             await self._writer.start_tls(context)
 
     async def command(self, line: str) -> SmtpReply:
@@ -151,7 +160,8 @@ class SmtpClient:
             AssertionError: DATA itself was refused.
         """
         go_on = await self.command("DATA")
-        assert go_on.code == 354, go_on
+        if go_on.code != 354:
+            raise AssertionError(go_on)
         await self.send(dot_stuffed(content))
         return await self.reply()
 
@@ -171,7 +181,8 @@ class SmtpClient:
             *(f"RCPT TO:<{recipient}>" for recipient in recipients),
         ):
             reply = await self.command(line)
-            assert reply.code == 250, (line, reply)
+            if reply.code != 250:
+                raise AssertionError(line, reply)
         return await self.content(content)
 
     async def until_refused(
