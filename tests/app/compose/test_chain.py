@@ -622,11 +622,8 @@ def test_verdicts_of_those_that_only_observe_are_dropped(caplog: pytest.LogCaptu
     calls: list[str] = []
     with MilterTester(chain(Silently, scripted("b", calls, mail=C))) as tester:
         tester.send().assert_accepted()
-    assert (
-        "on_mail of Silently returned Status.REJECT, which is dropped"
-        in caplog.text.replace("<Status.REJECT: 2>", "Status.REJECT")
-        or "which is dropped: it is declared no_reply" in caplog.text
-    )
+    assert "on_mail of Silently returned" in caplog.text
+    assert "which is dropped: it is declared no_reply" in caplog.text
 
 
 class SilentFault(Milter):
@@ -809,11 +806,14 @@ def test_an_empty_chain_is_none() -> None:
 
 
 def test_what_a_factory_makes_is_checked_in_each_session() -> None:
+    def a_chain() -> Milter:
+        return chain(Silent)()
+
     same = Silent()
     makers: dict[str, Callable[[], Any]] = {
         "which is no Milter": lambda: 1,
         "the same object twice": lambda: same,
-        "made a chain": lambda: chain(Silent)(),
+        "made a chain": a_chain,
     }
     for words, make in makers.items():
         with pytest.raises(TypeError, match=words):

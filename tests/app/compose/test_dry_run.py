@@ -70,7 +70,7 @@ class Strict(Milter):
         message.headers.replace("Subject", "changed\x1b[2J")
         message.headers.remove("X-Old")
         message.recipients.add("<more@x.example>")
-        message.sender = "<other@x.example>"  # type: ignore[assignment]
+        message.sender = "<other@x.example>"
         message.body.replace(b"new")
         message.quarantine("strict")
         return Status.ACCEPT
@@ -269,9 +269,8 @@ async def test_large_bodies_are_compared_in_a_thread(caplog: pytest.LogCaptureFi
 
     async with AsyncMilterTester(dry_run(Large)) as tester:
         (await tester.send("Subject: s\n\nold\n")).assert_accepted()
-    assert told(caplog) == [
-        f"{Large.__qualname__}: continue at eom edits=[replace_body(2400000 bytes)]"
-    ]
+    (line,) = told(caplog)
+    assert line.endswith("Large: continue at eom edits=[replace_body(2400000 bytes)]")
 
 
 def test_json_has_it_in_fields(caplog: pytest.LogCaptureFixture) -> None:
