@@ -3,8 +3,7 @@
     python examples/processor_work.py [ADDRESS ...]    by default inet:9900, on loopback
 
 Whoever sends mail chooses what a filter has to chew on. Here that is a regular expression which
-some texts keep busy for years. In a thread it would hold up all other mail; in a process it is
-ended.
+some texts keep busy for years. In a thread it would hold up all mail; in a process it is ended.
 """
 
 import re

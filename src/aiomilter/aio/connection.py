@@ -53,7 +53,7 @@ _MANY_ANSWERS = 64
 
 # Hot path: members of an enum as globals.
 _BETWEEN, _MTA, _HANDLER = Phase.BETWEEN, Phase.MTA, Phase.HANDLER
-_EVENT, _EOM = HandlerKind.EVENT, HandlerKind.EOM
+_EOM, _HOOK = HandlerKind.EOM, HandlerKind.HOOK
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -240,17 +240,13 @@ class Connection(asyncio.BufferedProtocol):
     def start_clock(self, limit_s: float, kind: HandlerKind) -> int:
         """Begin a handler's budget."""
         now = self._loop.time()
-        if self._is_stopping and kind is not HandlerKind.HOOK:
+        if self._is_stopping and kind is not _HOOK:
             # It was on its way when the server stopped: cut short as soon as it waits.
             limit_s = 0
         deadline = self._deadline_of_handler = now + limit_s
-        if kind is _EVENT:
-            self._phase = _HANDLER
-        elif kind is _EOM:
-            self._phase = _HANDLER
+        self._phase = Phase.HOOK if kind is _HOOK else _HANDLER
+        if kind is _EOM:
             deadline = min(deadline, now + self._config.progress_interval)
-        else:
-            self._phase = Phase.HOOK
         self._timer.set(deadline)
         if self._session.outgoing and not self._flush_is_due:
             # Of commands before this one: in one write with its answer, unless the loop turns.

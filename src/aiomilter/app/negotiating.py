@@ -96,7 +96,7 @@ class Negotiator(MessageGatherer):
         """Agree on what several milters want together."""
         session = self._session
         defaults = [_default(member, offer) for member in relay.members]
-        asked = [default.macros for default in defaults]
+        asked = [{**default.macros} for default in defaults]
         actions = table.also_required | (offer.actions if table.actions is None else 0)
         options = table.options & ~(table.optional & ~offer.options)
         self._default_request = Negotiation(offer, actions, options, merge_macros(asked)).request()

@@ -16,6 +16,7 @@ from aiomilter import logs
 from aiomilter.aio.metrics_http import MetricsServer, parse_metrics_address
 from aiomilter.aio.runner import FailedError, new_event_loop, run_until_signal
 from aiomilter.aio.server import Lifespan, MilterFactory, Server
+from aiomilter.app.compose import Composition
 from aiomilter.app.handlers import handler_table
 from aiomilter.app.milter import Milter
 from aiomilter.cli.console import CommandError, complain, speak_json, warnings_as_lines
@@ -295,6 +296,8 @@ def _set_up_logging(settings: Settings) -> None:
 
 
 def _description(factory: MilterFactory) -> str:
+    if isinstance(factory, Composition):
+        return f"{factory} makes the milters of each session"
     if not (isinstance(factory, type) and issubclass(factory, Milter)):
         return "a function makes the milter of each session"
     handlers = ", ".join(handler_table(factory).by_name) or "nothing, so that all mail passes"
