@@ -2,6 +2,20 @@
 
     python examples/chained_filters.py [ADDRESS ...]    by default inet:9900, on loopback
 
+Postfix, in main.cf:
+
+    smtpd_milters = inet:127.0.0.1:9900
+
+Sendmail, in sendmail.mc:
+
+    INPUT_MAIL_FILTER(`filters', `S=inet:9900@127.0.0.1, F=T')dnl
+
+On a unix socket, for Postfix, whose processes are in the group postfix and usually see nothing
+outside of /var/spool/postfix (so main.cf has `smtpd_milters = unix:milter/filters.sock`):
+
+    run(filters, "unix:/var/spool/postfix/milter/filters.sock",
+        config=Config(unix_group="postfix"))
+
 The last one is on trial: the log says what it would do, and nothing comes of it.
 """
 

@@ -2,6 +2,20 @@
 
     python examples/processor_work.py [ADDRESS ...]    by default inet:9900, on loopback
 
+Postfix, in main.cf:
+
+    smtpd_milters = inet:127.0.0.1:9900
+
+Sendmail, in sendmail.mc:
+
+    INPUT_MAIL_FILTER(`shouting', `S=inet:9900@127.0.0.1, F=T')dnl
+
+On a unix socket, for Postfix, whose processes are in the group postfix and usually see nothing
+outside of /var/spool/postfix (so main.cf has `smtpd_milters = unix:milter/shouting.sock`):
+
+    run(Shouting, "unix:/var/spool/postfix/milter/shouting.sock",
+        lifespan=pool, config=Config(unix_group="postfix"))
+
 Whoever sends mail chooses what a filter has to chew on. Here that is a regular expression which
 some texts keep busy for years. In a thread it would hold up all mail; in a process it is ended.
 """
