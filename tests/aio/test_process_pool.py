@@ -220,6 +220,7 @@ class Wrong(Exception):
     pass
 
 def own(number):
+    import multiprocessing  # it has ideas of its own about main modules
     if number < 0:
         raise Wrong(number)
     return number + 1

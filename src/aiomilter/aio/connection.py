@@ -324,6 +324,12 @@ class Connection(asyncio.BufferedProtocol):
                 kind, reason = "packet", "a packet did not arrive whole in time"
             else:
                 kind, reason = "idle", f"it was idle for {self._config.idle_timeout:g} s"
+            now = self._loop.time()
+            if kind != "idle" and now - self._deadline_of_packet > _TIMER_LAG_S:
+                # The loop stood still; uvloop has not read yet what has come meanwhile.
+                self._deadline_of_packet = now + _TIMER_LAG_S
+                self._timer.set(self._deadline_of_packet)
+                return
             self._observers.timed_out(kind)
             self._log_end(reason)
             session.close()
@@ -468,8 +474,6 @@ class Connection(asyncio.BufferedProtocol):
             self._packets_at_deadline = packets_received
             self._deadline_of_packet = self._loop.time() + self._config.packet_timeout
         return self._deadline_of_packet
-
-    # Output
 
     def _flush(self) -> None:
         self._flush_is_due = False

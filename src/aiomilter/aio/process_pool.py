@@ -24,7 +24,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -323,8 +322,9 @@ def _main_module() -> tuple[str | None, str | None]:
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
     name: str | None = None if spec is None else spec.name
+    # Since Python 3.9 the path is a whole one.
     path: str | None = getattr(main, "__file__", None)
-    return name, None if path is None else str(Path(path).resolve())
+    return name, path
 
 
 class _Unpickler(pickle.Unpickler):

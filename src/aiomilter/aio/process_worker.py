@@ -25,8 +25,9 @@ from typing import Any
 
 __all__ = ["MAIN_COPY", "main", "serve_calls"]
 
-MAIN_COPY = "__mp_main__"
-"""Under which name a process has the program's main module; as in `multiprocessing`."""
+MAIN_COPY = "__aiomilter_main__"
+"""Under which name a process has the program's main module. Not that of `multiprocessing`, which
+takes it for the process's own as soon as anybody imports it."""
 
 _HEAD_BYTES = 8
 _PIECE_BYTES = 1 << 20
