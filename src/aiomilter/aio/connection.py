@@ -80,6 +80,7 @@ class Connection(asyncio.BufferedProtocol):
         "_on_done",
         "_opened_at",
         "_packets_at_deadline",
+        "_packets_at_extension",
         "_phase",
         "_read_buffer",
         "_session",
@@ -128,14 +129,14 @@ class Connection(asyncio.BufferedProtocol):
         self._deadline_of_handler = 0.0
         # Of the packet that has partly arrived; at first, of the whole negotiation.
         self._deadline_of_packet = self._loop.time() + config.negotiation_timeout
-        self._packets_at_deadline = 0
+        self._packets_at_deadline = self._packets_at_extension = -1
         # The last handler in a thread, and those that were given up and go on.
         self._job: Job | None = None
         self._strays: Sequence[ServingTask | Job] = ()
         self._is_negotiating = True
         self._is_aborted = self._is_stopping = self._flush_is_due = False
 
-    # What the transport calls
+    # What the transport calls, and behind it the server
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start to serve."""
@@ -206,8 +207,6 @@ class Connection(asyncio.BufferedProtocol):
         """Go on after `pause_writing`."""
         if self._line is not None:
             self._line.resume_writing()
-
-    # What the server calls
 
     @property
     def is_idle(self) -> bool:
@@ -324,9 +323,11 @@ class Connection(asyncio.BufferedProtocol):
                 kind, reason = "packet", "a packet did not arrive whole in time"
             else:
                 kind, reason = "idle", f"it was idle for {self._config.idle_timeout:g} s"
-            now = self._loop.time()
-            if kind != "idle" and now - self._deadline_of_packet > _TIMER_LAG_S:
-                # The loop stood still; uvloop has not read yet what has come meanwhile.
+            now, packets = self._loop.time(), session.packets_received
+            is_late = kind != "idle" and now - self._deadline_of_packet > _TIMER_LAG_S
+            if is_late and self._packets_at_extension != packets:
+                # The loop stood still; uvloop has not read yet what has come. Once a packet.
+                self._packets_at_extension = packets
                 self._deadline_of_packet = now + _TIMER_LAG_S
                 self._timer.set(self._deadline_of_packet)
                 return
