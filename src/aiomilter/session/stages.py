@@ -31,6 +31,7 @@ class Stage(NamedTuple):
 
     target: int
     handled_bit: int
+    is_content: bool
     needs_payload: bool
     decode: Callable[[bytes], EventWithAnswer]
     no_reply: int
@@ -50,6 +51,10 @@ _DECODE: dict[int, Callable[[bytes], EventWithAnswer]] = {
 }
 
 
+_CONTENT = b"TLNB"
+"""Commands that can do nothing in a message but come next: no macros are cleared, nothing begins."""
+
+
 def _stage_of(letter: int) -> Stage:
     row = COMMAND_BY_LETTER[letter]
     assert row.target is not None
@@ -58,6 +63,7 @@ def _stage_of(letter: int) -> Stage:
     return Stage(
         int(row.target),
         1 << row.target,
+        letter in _CONTENT,
         row.needs_payload,
         _DECODE[letter],
         int(row.no_reply_option or 0),

@@ -100,32 +100,37 @@ class PacketReader:
             RemoteProtocolError: The packet announces a payload above ``max_payload_bytes``. The
                 buffer is as it was.
         """
-        buffer = self.buffer
-        if not buffer:
-            return None
-        start = self._offset
+        buffer, start = self.buffer, self._offset
         size = len(buffer)
-        if size - start < _HEAD_BYTES:
+        body = start + _HEAD_BYTES
+        if size < body:
             if size - start >= _LENGTH.size:
                 self._check_length(_LENGTH.unpack_from(buffer, start)[0])
             return None
         length, letter = _HEAD.unpack_from(buffer, start)
-        body = start + _HEAD_BYTES
-        if length <= 1 or length > _SIGN_BIT:
-            end = body
-        else:
-            end = body + length - 1
-            if length - 1 > self.max_payload_bytes:
-                self._check_length(length)
+        payload_bytes = length - 1
+        if 0 <= payload_bytes <= self.max_payload_bytes:
+            end = body + payload_bytes
             if end > size:
                 return None
+        else:
+            self._check_length(length)
+            end = body
         if end < size:
             self._offset = end
         else:
             # Nothing is left: an idle connection does not hold on to what it has read last.
             self.buffer = b""
             self._offset = 0
-        return letter, bytes(buffer[body:end])
+        payload = buffer[body:end]
+        return letter, payload if type(payload) is bytes else bytes(payload)
+
+    def put_back(self, letter: int, payload: bytes) -> None:
+        """Have the packet that was returned last returned once more."""
+        if self.buffer:
+            self._offset -= _HEAD_BYTES + len(payload)
+        else:
+            self.buffer = encode_packet(bytes((letter,)), payload)
 
     def discard(self) -> None:
         """Forget everything that was received and not yet returned."""
