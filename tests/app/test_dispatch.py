@@ -61,6 +61,9 @@ POLICY = FaultPolicy(on_error=Status.TEMPFAIL, handler_timeout_s=8.0, eom_timeou
 class FakeHost:
     """A host whose clock never runs out unless it is told to."""
 
+    sees_waits = False
+    ticket = 0
+
     def __init__(self) -> None:
         self.clocks: list[tuple[float, HandlerKind]] = []
         self.cuts: list[Cut | None] = []
@@ -69,7 +72,7 @@ class FakeHost:
         self.kept = self.most_kept = 0
         self.memory_is_tight = False
 
-    def start_clock(self, limit_s: float, kind: HandlerKind) -> int:
+    def start_clock(self, limit_s: float, kind: HandlerKind, began: float | None = None) -> int:
         self.clocks.append((limit_s, kind))
         return len(self.clocks)
 
@@ -90,7 +93,7 @@ class FakeHost:
         self.most_kept = max(self.most_kept, gathered_bytes)
         return self.memory_is_tight
 
-    def now(self) -> float:
+    def time(self) -> float:
         return 0.0
 
     def is_stray_at_work(self) -> bool:

@@ -70,10 +70,13 @@ class Journal(Observer):
 class Host:
     """A host whose clocks run out when they are told to; handlers in threads run at once."""
 
+    sees_waits = False
+    ticket = 0
+
     def __init__(self) -> None:
         self.cuts: list[Cut | None] = []
 
-    def start_clock(self, limit_s: float, kind: HandlerKind) -> int:
+    def start_clock(self, limit_s: float, kind: HandlerKind, began: float | None = None) -> int:
         return 0
 
     def stop_clock(self, ticket: int) -> Cut | None:
@@ -88,7 +91,7 @@ class Host:
     def keep(self, gathered_bytes: int) -> bool:
         return False
 
-    def now(self) -> float:
+    def time(self) -> float:
         return 0.0
 
     def is_stray_at_work(self) -> bool:

@@ -96,10 +96,13 @@ class _Recorder:
 class _Host:
     """Runs handlers at once: none of a planned milter waits for anything."""
 
+    sees_waits = True
+    ticket = 0
+
     def __init__(self, session: FilterSession) -> None:
         self._session = session
 
-    def start_clock(self, limit_s: float, kind: HandlerKind) -> int:
+    def start_clock(self, limit_s: float, kind: HandlerKind, began: float | None = None) -> int:
         return 0
 
     def stop_clock(self, ticket: int) -> Cut | None:
@@ -111,7 +114,7 @@ class _Host:
     def keep(self, gathered_bytes: int) -> bool:
         return False
 
-    def now(self) -> float:
+    def time(self) -> float:
         return 0.0
 
     def is_stray_at_work(self) -> bool:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import cast
 
@@ -32,8 +33,9 @@ from aiomilter.aio.threads import Job, JobState
 from aiomilter.app.handlers import HandlerKind
 from aiomilter.app.host import Abandoned, Cut
 from aiomilter.app.milter import Milter
+from aiomilter.app.running import LONG_S
 from aiomilter.errors import RemoteProtocolError
-from aiomilter.session.events import ConnectionEnd
+from aiomilter.session.events import ConnectionEnd, Event
 from aiomilter.session.filter import FilterSession
 
 __all__ = ["Connection"]
@@ -42,7 +44,7 @@ _logger = logging.getLogger("aiomilter")
 
 _CANCEL_GRACE_S = 0.4
 """How long a cancelled handler may take to end before it is given up."""
-_TIMER_LAG_S = 0.05
+_TIMER_LAG_S = LONG_S
 """By how much a timer may be late in a loop that nobody blocks."""
 _EOF_GRACE_S = 1.0
 """How long a handler may go on when the MTA has closed its half of the connection."""
@@ -52,7 +54,7 @@ _MANY_ANSWERS = 64
 """More than these do not wait for the rest of what was read: each may have 32 lines."""
 
 # Hot path: members of an enum as globals.
-_BETWEEN, _MTA, _HANDLER = Phase.BETWEEN, Phase.MTA, Phase.HANDLER
+_BETWEEN, _HANDLER = Phase.BETWEEN, Phase.HANDLER
 _EOM, _HOOK = HandlerKind.EOM, HandlerKind.HOOK
 
 
@@ -87,9 +89,13 @@ class Connection(asyncio.BufferedProtocol):
         "_strays",
         "_task",
         "_threads",
-        "_ticket",
         "_timer",
+        "sees_waits",
+        "ticket",
     )
+
+    # Not the loop's: uvloop reads the clock once a turn.
+    time = staticmethod(time.monotonic)
 
     def __init__(
         self,
@@ -123,8 +129,10 @@ class Connection(asyncio.BufferedProtocol):
         self._arrival = Arrival(self._loop)
         self._task: ServingTask | None = None
         self._line: Line | None = None
-        # Of the handlers that this task runs; another number once one was given up.
-        self._ticket = 0
+        # Of the clock that was started last; goes up, too, when a handler is given up.
+        self.ticket = 0
+        # Only while the task is woken from `buffer_updated`.
+        self.sees_waits = False
         self._cut: Cut | None = None
         self._deadline_of_handler = 0.0
         # Of the packet that has partly arrived; at first, of the whole negotiation.
@@ -142,7 +150,7 @@ class Connection(asyncio.BufferedProtocol):
         """Start to serve."""
         self._line = Line(cast("asyncio.Transport", transport), self._loop)
         self._observers.connection_opened(self._listener, str(self._line.peer))
-        self._task = ServingTask(self._serve(self._line), self._loop)
+        self._task = ServingTask(self._serve(self._line), self._loop, self)
 
     def connection_failed(self) -> None:
         """Note that there will be no transport."""
@@ -155,7 +163,7 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Take in bytes; the task is woken only for an event, and may be waiting again then."""
         session, arrival = self._session, self._arrival
-        session.receive_data(bytes(self._read_buffer[:nbytes]))
+        session.reader.receive_data(bytes(self._read_buffer[:nbytes]))
         if nbytes == READ_BYTES:
             arrival.wake_soon()  # uvloop reads on, up to 4 MiB in one turn; others wait.
         wakeup = arrival.wakeup
@@ -172,7 +180,13 @@ class Connection(asyncio.BufferedProtocol):
         if event is None:
             self._finish_batch()
         else:
-            arrival.wake_now(wakeup, event)
+            self.sees_waits = True
+            try:
+                arrival.wake_now(wakeup, event)
+                if arrival.wakeup is None:
+                    self.note_wait()
+            finally:
+                self.sees_waits = False
             if nbytes > COUNTED_BYTES:
                 busy_line = self._line if arrival.wakeup is None else None
                 self._kept.count(session.buffered_bytes, busy_line)
@@ -234,11 +248,17 @@ class Connection(asyncio.BufferedProtocol):
         if self._task is not None:
             self._task.cancel()
 
+    def note_wait(self) -> None:
+        """Start the clock of a handler that was called without and is not done at once."""
+        if self._phase is _BETWEEN:
+            self._dispatcher.start_late_clock()
+
     # What the dispatcher calls
 
-    def start_clock(self, limit_s: float, kind: HandlerKind) -> int:
+    def start_clock(self, limit_s: float, kind: HandlerKind, began: float | None = None) -> int:
         """Begin a handler's budget."""
-        now = self._loop.time()
+        ticket, self.ticket = self.ticket, self.ticket + 1
+        now = self.time() if began is None else began
         if self._is_stopping and kind is not _HOOK:
             # It was on its way when the server stopped: cut short as soon as it waits.
             limit_s = 0
@@ -251,17 +271,17 @@ class Connection(asyncio.BufferedProtocol):
             # Of commands before this one: in one write with its answer, unless the loop turns.
             self._flush_is_due = True
             self._loop.call_soon(self._flush)
-        return self._ticket
+        return ticket
 
     def stop_clock(self, ticket: int) -> Cut | None:
         """End a handler's budget; return why the handler was cut short, or None."""
-        if ticket != self._ticket or self._is_aborted:
+        if ticket + 1 != self.ticket or self._is_aborted:
             return Cut.ABANDONED
         # Whatever the timer does now is of no account until the next phase sets it.
         self._phase = _BETWEEN
         task = self._task
         assert task is not None
-        overdue_s = self._loop.time() - self._deadline_of_handler
+        overdue_s = self.time() - self._deadline_of_handler
         if self._cut or task.is_asked_to_end or task.cancelling() or overdue_s > _TIMER_LAG_S:
             return self._settle_cut(task, overdue_s)
         return None
@@ -278,6 +298,7 @@ class Connection(asyncio.BufferedProtocol):
                 task.uncancel()
             self._session.receive_eof()
             self._session.discard_input()
+            self._arrival.wake_soon()
             return Cut.FROM_OUTSIDE
         if cut is None and not by_handler and overdue_s > _TIMER_LAG_S:
             # The timer had no chance to say so.
@@ -285,10 +306,6 @@ class Connection(asyncio.BufferedProtocol):
         if cut is Cut.TIME_LIMIT and self._job and self._job.state is JobState.DROPPED:
             return Cut.NO_THREAD
         return cut or (Cut.FROM_OUTSIDE if by_handler else None)
-
-    def now(self) -> float:
-        """Return the time of the loop."""
-        return self._loop.time()
 
     def run_in_thread(self, function: Callable[[], object]) -> Awaitable[object]:
         """Run a function that may block; a hook perhaps while a handler is still at work."""
@@ -315,7 +332,7 @@ class Connection(asyncio.BufferedProtocol):
         phase = self._phase
         if phase in (Phase.HANDLER, Phase.HOOK):
             self._on_handler_deadline()
-        elif phase is Phase.MTA and self._arrival.wakeup is not None:
+        elif phase is _BETWEEN and self._arrival.wakeup is not None:
             session = self._session
             if not session.has_negotiated:
                 kind, reason = "negotiation", "nothing was negotiated in time"
@@ -367,7 +384,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _abandon_handler(self) -> None:
         """Go on without the handler that does not end: with another task in its place."""
-        self._ticket += 1
+        self.ticket += 1
         self._cut = None
         if self._task is not None:
             self._strays = [*self._strays, self._task]
@@ -378,34 +395,40 @@ class Connection(asyncio.BufferedProtocol):
         except RemoteProtocolError as error:
             self._log_protocol_error(error)
         finally:
-            self._task = ServingTask(self._serve(self._line), self._loop)
+            self._task = ServingTask(self._serve(self._line), self._loop, self)
 
     async def _serve(self, line: Line) -> None:
         """Serve events until the connection is over; long, as each coroutine costs 250 bytes."""
-        ticket = self._ticket
         session, dispatcher, arrival = self._session, self._dispatcher, self._arrival
+        reader, queue, task = session.reader, session.queue, self._task
         is_ending = False
+        event: Event | None = None
+        looks = True
         try:
             while True:
                 try:
-                    if line.is_lost:
-                        session.close()
-                    event = session.next_event()
+                    if looks:
+                        if line.is_lost:
+                            session.close()
+                        event = session.next_event()
+                    looks = True
                     if event is None:
                         self._finish_batch()
                         if line.is_writing_paused:
                             # Whatever comes meanwhile wakes nobody.
                             await self._drain(line)
                             continue
-                        self._phase = _MTA
-                        event = await arrival
-                        self._phase = _BETWEEN
+                        await arrival
+                        event, arrival.event = arrival.event, None
                         if event is None:
                             continue
                     if type(event) is ConnectionEnd:
                         break
                     await dispatcher.handle(event)
-                    if len(session.outgoing) > _MANY_ANSWERS:
+                    event = None
+                    # Hot path: nearly always there is nothing more.
+                    looks = bool(reader.buffer or queue)
+                    if looks and len(session.outgoing) > _MANY_ANSWERS:
                         self._flush()
                         if line.is_writing_paused:
                             await self._drain(line)
@@ -432,7 +455,7 @@ class Connection(asyncio.BufferedProtocol):
         except Abandoned:
             return
         finally:
-            if ticket == self._ticket:
+            if task is self._task:
                 self._timer.close()
                 dispatcher.release()
                 self._kept.release()
@@ -453,28 +476,35 @@ class Connection(asyncio.BufferedProtocol):
                 self._arrival.wake_soon()  # It is the task that waits, if it is not at work.
         if line.is_reading_paused:
             line.resume_reading()
+        has_part = session.ends_in_macros or session.reader.buffer
+        if has_part or self._kept.bytes or self._is_negotiating:
+            self._finish_partly(session, line)
+        else:
+            deadline = self._loop.time() + self._config.idle_timeout
+            timer = self._timer
+            # Hot path: nearly always only the deadline moves.
+            timer.deadline = deadline
+            if deadline < timer.fires_at:
+                timer.set(deadline)
+
+    def _finish_partly(self, session: FilterSession, line: Line) -> None:
+        """The MTA has more to say at once, or there is something to be counted."""
         is_in_packet = bool(session.reader.buffer)
         if is_in_packet or session.ends_in_macros:
             line.acknowledge_at_once()
-        if is_in_packet or self._kept.bytes:
-            self._kept.count(session.buffered_bytes)
+        self._kept.count(session.buffered_bytes)
         if self._is_negotiating:
             self._is_negotiating = not session.has_negotiated
-        if self._is_negotiating:
-            deadline = self._deadline_of_packet
-        elif is_in_packet:
-            deadline = self._deadline_of_part(session.packets_received)
+        if is_in_packet and not self._is_negotiating:
+            packets = session.packets_received
+            if self._packets_at_deadline != packets:
+                # The beginning of a packet: the clock does not start again until it is whole.
+                self._packets_at_deadline = packets
+                self._deadline_of_packet = self._loop.time() + self._config.packet_timeout
+        if is_in_packet or self._is_negotiating:
+            self._timer.set(self._deadline_of_packet)
         else:
-            self._packets_at_deadline = -1
-            deadline = self._loop.time() + self._config.idle_timeout
-        self._timer.set(deadline)
-
-    def _deadline_of_part(self, packets_received: int) -> float:
-        if self._packets_at_deadline != packets_received:
-            # The beginning of a packet: the clock does not start again until it is whole.
-            self._packets_at_deadline = packets_received
-            self._deadline_of_packet = self._loop.time() + self._config.packet_timeout
-        return self._deadline_of_packet
+            self._timer.set(self._loop.time() + self._config.idle_timeout)
 
     def _flush(self) -> None:
         self._flush_is_due = False

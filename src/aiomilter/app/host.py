@@ -34,13 +34,27 @@ class Abandoned(BaseException):
 
 
 class Host(Protocol):
-    """What runs a `Dispatcher`: keeper of the clock, of threads and of the line to the MTA."""
+    """What runs a `Dispatcher`: keeper of the clock, of threads and of the line to the MTA.
 
-    def start_clock(self, limit_s: float, kind: HandlerKind) -> int:
+    Attributes:
+        sees_waits: Whether a handler that waits for something is noticed, so that its clock need not
+            be started until then: `Dispatcher.start_late_clock` is called.
+        ticket: Another number once a clock was started, or a handler was given up.
+    """
+
+    sees_waits: bool
+    ticket: int
+
+    def start_clock(self, limit_s: float, kind: HandlerKind, began: float | None = None) -> int:
         """Begin a handler's budget; at the end of a message also keep the MTA waiting.
 
+        Args:
+            limit_s: The budget.
+            kind: What the MTA does meanwhile.
+            began: When the handler was called, if that was before now.
+
         Returns:
-            A ticket for `stop_clock`.
+            What ``ticket`` was before; `stop_clock` asks for it.
         """
         ...
 
@@ -48,7 +62,7 @@ class Host(Protocol):
         """End a handler's budget; return why the handler was cut short, or None."""
         ...
 
-    def now(self) -> float:
+    def time(self) -> float:
         """Return a time in seconds that never goes back."""
         ...
 

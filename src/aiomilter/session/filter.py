@@ -45,7 +45,7 @@ from aiomilter.session.negotiation import (
     options_without,
     read_offer,
 )
-from aiomilter.session.stages import STAGES, EventWithAnswer, Stage
+from aiomilter.session.stages import STAGES, Stage
 from aiomilter.session.states import (
     ABORTS,
     ABORTS_AND_SWALLOWS,
@@ -168,12 +168,12 @@ class FilterSession(AnsweringSession):
         Nor are they after `receive_eof`: what came before may be discarded by now, and these
         would begin anywhere in a packet.
         """
-        if not self._ended and not self._eof:
-            self.reader.receive_data(data)
+        self.reader.receive_data(data)
 
     def receive_eof(self) -> None:
         """Note that the MTA will send nothing more; what it has sent is still processed."""
         self._eof = True
+        self.reader.is_closed = True
 
     def discard_input(self) -> None:
         """Forget what was received and not yet processed."""
@@ -187,7 +187,7 @@ class FilterSession(AnsweringSession):
         """
         if self._ended:
             return
-        self._ended = True
+        self._ended = self.reader.is_closed = True
         self.discard_input()
         self._offer = None
         self._awaiting = None
@@ -199,6 +199,7 @@ class FilterSession(AnsweringSession):
         if self._started:
             self._started = False
             self.queue.append(SessionEnd())
+        self.queue.append(ConnectionEnd())
 
     def next_event(self) -> Event | None:
         """Return the next event, or None if more bytes are needed.

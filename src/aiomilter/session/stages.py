@@ -52,7 +52,7 @@ _DECODE: dict[int, Callable[[bytes], EventWithAnswer]] = {
 
 
 _CONTENT = b"TLNB"
-"""Commands that can do nothing in a message but come next: no macros are cleared, nothing begins."""
+"""Commands that do no more in an open message than to come next."""
 
 
 def _stage_of(letter: int) -> Stage:

@@ -58,12 +58,13 @@ class PacketReader:
     """Cuts a stream of bytes into packets, however the bytes arrive.
 
     Attributes:
+        is_closed: Whether nothing more is taken in; may be set.
         buffer: What has come in and is not all returned as packets; empty if all is. To be looked
             at only.
         max_payload_bytes: The largest payload that is let in; may be changed between packets.
     """
 
-    __slots__ = ("_offset", "buffer", "max_payload_bytes")
+    __slots__ = ("_offset", "buffer", "is_closed", "max_payload_bytes")
 
     def __init__(self, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> None:
         self.max_payload_bytes = max_payload_bytes
@@ -72,6 +73,7 @@ class PacketReader:
         # place: joining bytes would make a peer that sends single bytes cost quadratic time.
         self.buffer: bytes | bytearray = b""
         self._offset = 0
+        self.is_closed = False
 
     @property
     def buffered_bytes(self) -> int:
@@ -81,6 +83,8 @@ class PacketReader:
     def receive_data(self, data: bytes) -> None:
         """Take in bytes from the other end; any number of them, cut anywhere."""
         buffer = self.buffer
+        if self.is_closed:
+            return
         if not buffer:
             self.buffer = data
             return
