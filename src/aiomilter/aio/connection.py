@@ -163,17 +163,18 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Take in bytes; the task is woken only for an event, and may be waiting again then."""
         session, arrival = self._session, self._arrival
-        session.reader.receive_data(bytes(self._read_buffer[:nbytes]))
+        data = bytes(self._read_buffer[:nbytes])
         if nbytes == READ_BYTES:
             arrival.wake_soon()  # uvloop reads on, up to 4 MiB in one turn; others wait.
         wakeup = arrival.wakeup
         if wakeup is None:
+            session.receive_data(data)
             if session.buffered_bytes > _BUFFER_BYTES and self._line is not None:
                 self._line.pause_reading()
             self._kept.count(session.buffered_bytes, self._line)
             return
         try:
-            event = session.next_event()
+            event = session.receive(data)
         except RemoteProtocolError as error:
             self._log_protocol_error(error)
             event = session.next_event()
@@ -470,8 +471,9 @@ class Connection(asyncio.BufferedProtocol):
         assert line is not None
         if not session.message_is_open:
             self._dispatcher.settle()
-        if session.outgoing:
-            line.write(session.data_to_send())
+        out = session.outgoing
+        if out:
+            line.write(out.pop() if len(out) == 1 else session.data_to_send())
             if line.is_writing_paused:
                 self._arrival.wake_soon()  # It is the task that waits, if it is not at work.
         if line.is_reading_paused:

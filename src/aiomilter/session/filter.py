@@ -45,7 +45,7 @@ from aiomilter.session.negotiation import (
     options_without,
     read_offer,
 )
-from aiomilter.session.stages import STAGES, Stage
+from aiomilter.session.stages import CONTENT, STAGES, EventWithAnswer, Stage
 from aiomilter.session.states import (
     ABORTS,
     ABORTS_AND_SWALLOWS,
@@ -66,7 +66,7 @@ from aiomilter.wire.commands import (
     Body,
     OfferOptions,
 )
-from aiomilter.wire.framing import PacketReader
+from aiomilter.wire.framing import HEAD, PacketReader
 
 __all__ = ["FilterSession"]
 
@@ -247,6 +247,40 @@ class FilterSession(AnsweringSession):
             self.close()
         return self._closing_event() if self._ended else None
 
+    def receive(self, data: bytes) -> Event | None:
+        """Take in bytes and return the next event: `receive_data` and `next_event` in one.
+
+        Raises:
+            RemoteProtocolError: As `next_event`.
+            LocalProtocolError: As `next_event`; the bytes are taken in.
+        """
+        # Hot path: nearly all reads are one command of an open message. This does for it what
+        # those two do, with half of their steps (a sixth of all steps of the library).
+        reader = self.reader
+        if self.message_is_open and not reader.buffer and len(data) >= HEAD.size:
+            length, letter = HEAD.unpack_from(data)
+            content = CONTENT.get(letter)
+            if content is not None and len(data) == length + 4 <= reader.max_payload_bytes + 5:
+                target, bit, no_reply, decode = content
+                if (
+                    self._wanted & bit
+                    and self._moves[self._state][letter] == PROCESS
+                    and self._awaiting is None
+                    and not (self._owed or self._offer or self.queue or reader.is_closed)
+                ):
+                    try:
+                        event = decode(data[HEAD.size :])
+                    except RemoteProtocolError:
+                        self.close()
+                        raise
+                    self.packets_received += 1
+                    self.ends_in_macros = False
+                    self._state = self._awaiting = target
+                    self._awaiting_no_reply = no_reply
+                    return event
+        reader.receive_data(data)
+        return self.next_event()
+
     # Commands
 
     def _put_back(self, letter: int, payload: bytes) -> None:
@@ -256,13 +290,7 @@ class FilterSession(AnsweringSession):
 
     def _receive_command(self, stage: Stage, letter: int, payload: bytes) -> Event | None:
         """Process one of `STAGES`; return its event, or None if it was answered here."""
-        target, bit, is_content, needs_payload, decode, no_reply, clear_from = stage
-        if is_content and self.message_is_open and self._wanted & bit and self._owed is None:
-            # Hot path: the rest of this method for most commands, and a third of its questions.
-            event = decode(payload)
-            self._state = self._awaiting = target
-            self._awaiting_no_reply = no_reply
-            return event
+        target, bit, needs_payload, decode, no_reply, clear_from = stage
         if needs_payload and not payload:
             name = COMMAND_BY_LETTER[letter].name
             raise RemoteProtocolError(f"a {name} packet without payload")
@@ -272,7 +300,7 @@ class FilterSession(AnsweringSession):
             return None
         if clear_from:
             self.macros.clear_from(clear_from)
-        event = None
+        event: EventWithAnswer | None = None
         if self._wanted & bit:
             if letter == _HELO_LETTER and payload[-1]:
                 # The one malformed payload that does not end the connection: libmilter's helo

@@ -19,7 +19,7 @@ from aiomilter.wire.commands import (
     Unknown,
 )
 
-__all__ = ["STAGES", "EventWithAnswer", "Stage"]
+__all__ = ["CONTENT", "STAGES", "EventWithAnswer", "Stage"]
 
 EventWithAnswer = (
     Connect | Helo | Mail | Rcpt | Data | Header | EndOfHeaders | Body | EndOfMessage | Unknown
@@ -31,7 +31,6 @@ class Stage(NamedTuple):
 
     target: int
     handled_bit: int
-    is_content: bool
     needs_payload: bool
     decode: Callable[[bytes], EventWithAnswer]
     no_reply: int
@@ -51,10 +50,6 @@ _DECODE: dict[int, Callable[[bytes], EventWithAnswer]] = {
 }
 
 
-_CONTENT = b"TLNB"
-"""Commands that do no more in an open message than to come next."""
-
-
 def _stage_of(letter: int) -> Stage:
     row = COMMAND_BY_LETTER[letter]
     assert row.target is not None
@@ -63,7 +58,6 @@ def _stage_of(letter: int) -> Stage:
     return Stage(
         int(row.target),
         1 << row.target,
-        letter in _CONTENT,
         row.needs_payload,
         _DECODE[letter],
         int(row.no_reply_option or 0),
@@ -73,3 +67,11 @@ def _stage_of(letter: int) -> Stage:
 
 STAGES: dict[int, Stage] = {letter: _stage_of(letter) for letter in _DECODE}
 """The commands that are an event with an answer and nothing else."""
+
+CONTENT: dict[int, tuple[int, int, int, Callable[[bytes], EventWithAnswer]]] = {
+    letter: (stage.target, stage.handled_bit, stage.no_reply, stage.decode)
+    for letter, stage in STAGES.items()
+    if letter in b"TLNB"
+}
+"""Of `STAGES`, those that do no more in an open message than to come next: target, bit, no-reply
+option and decoder."""

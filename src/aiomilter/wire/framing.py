@@ -22,11 +22,11 @@ from struct import Struct
 from aiomilter.errors import RemoteProtocolError
 from aiomilter.spec import MAX_PAYLOAD_BYTES
 
-__all__ = ["PacketReader", "encode_packet"]
+__all__ = ["HEAD", "PacketReader", "encode_packet"]
 
 _LENGTH = Struct(">I")
-_HEAD = Struct(">IB")
-_HEAD_BYTES = _HEAD.size
+HEAD = Struct(">IB")
+"""Length and letter."""
 _SIGN_BIT = 0x80000000
 
 _FOREIGN_GREETINGS: tuple[tuple[bytes, str], ...] = (
@@ -106,12 +106,12 @@ class PacketReader:
         """
         buffer, start = self.buffer, self._offset
         size = len(buffer)
-        body = start + _HEAD_BYTES
+        body = start + HEAD.size
         if size < body:
             if size - start >= _LENGTH.size:
                 self._check_length(_LENGTH.unpack_from(buffer, start)[0])
             return None
-        length, letter = _HEAD.unpack_from(buffer, start)
+        length, letter = HEAD.unpack_from(buffer, start)
         payload_bytes = length - 1
         if 0 <= payload_bytes <= self.max_payload_bytes:
             end = body + payload_bytes
@@ -132,7 +132,7 @@ class PacketReader:
     def put_back(self, letter: int, payload: bytes) -> None:
         """Have the packet that was returned last returned once more."""
         if self.buffer:
-            self._offset -= _HEAD_BYTES + len(payload)
+            self._offset -= HEAD.size + len(payload)
         else:
             self.buffer = encode_packet(bytes((letter,)), payload)
 
