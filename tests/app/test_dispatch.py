@@ -65,6 +65,7 @@ class FakeHost:
     ticket = 0
 
     def __init__(self) -> None:
+        self.time: Callable[[], float] = lambda: 0.0
         self.clocks: list[tuple[float, HandlerKind]] = []
         self.cuts: list[Cut | None] = []
         self.progress = 0
@@ -92,9 +93,6 @@ class FakeHost:
         self.kept = gathered_bytes
         self.most_kept = max(self.most_kept, gathered_bytes)
         return self.memory_is_tight
-
-    def time(self) -> float:
-        return 0.0
 
     def is_stray_at_work(self) -> bool:
         return False

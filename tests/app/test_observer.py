@@ -74,6 +74,7 @@ class Host:
     ticket = 0
 
     def __init__(self) -> None:
+        self.time: Callable[[], float] = lambda: 0.0
         self.cuts: list[Cut | None] = []
 
     def start_clock(self, limit_s: float, kind: HandlerKind, began: float | None = None) -> int:
@@ -90,9 +91,6 @@ class Host:
 
     def keep(self, gathered_bytes: int) -> bool:
         return False
-
-    def time(self) -> float:
-        return 0.0
 
     def is_stray_at_work(self) -> bool:
         return False

@@ -100,6 +100,7 @@ class _Host:
     ticket = 0
 
     def __init__(self, session: FilterSession) -> None:
+        self.time: Callable[[], float] = lambda: 0.0
         self._session = session
 
     def start_clock(self, limit_s: float, kind: HandlerKind, began: float | None = None) -> int:
@@ -113,9 +114,6 @@ class _Host:
 
     def keep(self, gathered_bytes: int) -> bool:
         return False
-
-    def time(self) -> float:
-        return 0.0
 
     def is_stray_at_work(self) -> bool:
         return False

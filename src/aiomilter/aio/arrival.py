@@ -91,7 +91,6 @@ class Arrival:
         if self._is_due:
             self._is_due = False
             return iter(())
-        self._is_cancelled = False
         self._asyncio_future_blocking = True
         # Not a generator: an idle connection would hold one, of 200 bytes.
         return iter((self,))
@@ -113,4 +112,5 @@ class Arrival:
     def result(self) -> None:
         """Raise what the task is woken with, if that is an exception."""
         if self._is_cancelled:
+            self._is_cancelled = False
             raise asyncio.CancelledError

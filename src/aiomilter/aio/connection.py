@@ -92,10 +92,8 @@ class Connection(asyncio.BufferedProtocol):
         "_timer",
         "sees_waits",
         "ticket",
+        "time",
     )
-
-    # Not the loop's: uvloop reads the clock once a turn.
-    time = staticmethod(time.monotonic)
 
     def __init__(
         self,
@@ -131,6 +129,8 @@ class Connection(asyncio.BufferedProtocol):
         self._line: Line | None = None
         # Of the clock that was started last; goes up, too, when a handler is given up.
         self.ticket = 0
+        # Not the loop's: uvloop reads the clock once a turn.
+        self.time = time.monotonic
         # Only while the task is woken from `buffer_updated`.
         self.sees_waits = False
         self._cut: Cut | None = None
@@ -482,7 +482,7 @@ class Connection(asyncio.BufferedProtocol):
         if has_part or self._kept.bytes or self._is_negotiating:
             self._finish_partly(session, line)
         else:
-            deadline = self._loop.time() + self._config.idle_timeout
+            deadline = self.time() + self._config.idle_timeout
             timer = self._timer
             # Hot path: nearly always only the deadline moves.
             timer.deadline = deadline

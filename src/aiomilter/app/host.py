@@ -37,13 +37,15 @@ class Host(Protocol):
     """What runs a `Dispatcher`: keeper of the clock, of threads and of the line to the MTA.
 
     Attributes:
-        sees_waits: Whether a handler that waits for something is noticed, so that its clock need not
-            be started until then: `Dispatcher.start_late_clock` is called.
+        sees_waits: Whether a handler that waits for something is noticed, so that its clock need
+            not be started until then: `Dispatcher.start_late_clock` is called.
         ticket: Another number once a clock was started, or a handler was given up.
+        time: Returns a time in seconds that never goes back.
     """
 
     sees_waits: bool
     ticket: int
+    time: Callable[[], float]
 
     def start_clock(self, limit_s: float, kind: HandlerKind, began: float | None = None) -> int:
         """Begin a handler's budget; at the end of a message also keep the MTA waiting.
@@ -60,10 +62,6 @@ class Host(Protocol):
 
     def stop_clock(self, ticket: int) -> Cut | None:
         """End a handler's budget; return why the handler was cut short, or None."""
-        ...
-
-    def time(self) -> float:
-        """Return a time in seconds that never goes back."""
         ...
 
     def run_in_thread(self, function: Callable[[], object]) -> Awaitable[object]:
