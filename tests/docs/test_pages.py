@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import logging
 import re
 import runpy
@@ -16,6 +17,8 @@ import socket
 import sys
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,9 @@ import pytest
 from aiosmtpd.controller import Controller
 
 import aiomilter
-from aiomilter import EomActions, Milter, Server, Status
+from aiomilter import EomActions, MessageRecord, Milter, Server, Status
+from aiomilter.cli.packets import describe
+from aiomilter.logs import JsonFormatter
 from aiomilter.mta import Client, Envelope, Outcome, connect
 from aiomilter.testing.pytest_plugin import MakeMilterTester
 from aiomilter.testing.servers.ports import ReservedPort
@@ -236,6 +241,43 @@ def get(url: str) -> str:
     return text
 
 
+def test_the_lines_of_the_page_are_as_the_library_writes_them() -> None:
+    page = (ROOT / "docs" / "observability.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```json\n(.*)\n```", page, flags=re.MULTILINE)
+    (lines,) = re.findall(r"^```text\n(.*)\n(.*)\n```", page, flags=re.MULTILINE)
+    told = json.loads(shown)
+    fields = told["mail"] | {name: told[name] for name in ("session_id", "queue_id")}
+    accepted = MessageRecord(**fields | {"recipients": tuple(fields["recipients"])})
+    rejected = replace(
+        accepted,
+        session_id="4b1f.2a",
+        queue_id="4XyZ1",
+        client="192.0.2.1:51234",
+        verdict="reject",
+        stage="rcpt",
+        code=550,
+        enhanced_code="5.7.1",
+        refused_recipients=1,
+        edits={},
+        size_bytes=0,
+        seconds=0.004,
+    )
+    assert [str(rejected), str(accepted)] == list(lines)
+    record = logging.makeLogRecord(
+        {
+            "name": "aiomilter.message",
+            "levelname": "INFO",
+            "levelno": logging.INFO,
+            "created": datetime.fromisoformat(told["time"]).timestamp(),
+            "aiomilter": accepted.as_dict(),
+            "session_id": accepted.session_id,
+            "queue_id": accepted.queue_id,
+        }
+    )
+    assert json.loads(JsonFormatter().format(record)) == told
+    assert JsonFormatter().format(record) == shown
+
+
 # systemd.md
 
 
@@ -323,3 +365,16 @@ def test_a_header_moves_to_the_top_and_a_word_is_replaced(
     result = tester.send(MESSAGE)
     result.assert_body_replaced(b"bar and bar\r\n")
     assert len(result.edits) == 1
+
+
+# reference/records.md
+
+
+def test_the_lines_of_a_record_are_as_trace_writes_them() -> None:
+    page = (ROOT / "docs" / "reference" / "records.md").read_text(encoding="utf-8")
+    lines = re.findall(r'^\{"t":.*\}$', page, flags=re.MULTILINE)
+    assert len(lines) == 2
+    for line in lines:
+        told = json.loads(line)
+        found = describe(told["from"], bytes.fromhex(told["data"]))
+        assert (found.name, found.fields) == (told["name"], told["fields"])

@@ -34,6 +34,16 @@ def test_its_test_passes_beside_the_milter(tmp_path: Path) -> None:
     assert "1 passed" in run.stdout
 
 
+def test_the_tests_among_the_examples_pass_where_they_are() -> None:
+    """In a clone pytest would take the project's own settings, were there none beside them."""
+    programs = ("test_readme_milter.py", "testing", "tutorial")
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *programs],
+        cwd=ROOT / "examples", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout
+
+
 def test_the_milter_is_short() -> None:
     body = PROGRAMS[0].partition("class ")[2].partition("\n\n\nif ")[0]
     assert len([line for line in body.splitlines() if line.strip()]) <= 16

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 import pkgutil
 import re
 from pathlib import Path
@@ -184,6 +185,17 @@ def test_the_lines_of_the_log_are_those_of_the_code() -> None:
     for said in found:
         words = re.sub(r"\d+", "%d", said).strip(" ;")
         assert words in sources, words
+
+
+def test_commands_of_the_project_that_pages_name_exist() -> None:
+    text = " ".join(page.read_text(encoding="utf-8") for page in PAGES)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    named = set(re.findall(r"(?:`|^)make ([a-z-]+)(?=`| [A-Z]+=|  +#)", text, re.MULTILINE))
+    assert {"bench", "docs", "mta"} <= named <= targets
+    programs = set(re.findall(r"python -m (bench[\w.]*|tests[\w.]*)", text))
+    assert len(programs) > 10
+    assert [name for name in programs if importlib.util.find_spec(name) is None] == []
 
 
 def test_the_figures_of_the_readme_are_those_of_the_page() -> None:
