@@ -8,6 +8,7 @@ import logging
 from aiomilter import EomActions, Milter, run
 from aiomilter.logs import ContextFilter
 
+FORMAT = "%(asctime)s [%(session_id)s %(queue_id)s] %(message)s"
 log = logging.getLogger("mymilter")
 
 
@@ -19,7 +20,7 @@ class Telling(Milter):
 def set_up_log() -> None:
     handler = logging.StreamHandler()
     handler.addFilter(ContextFilter())
-    handler.setFormatter(logging.Formatter("%(asctime)s [%(session_id)s %(queue_id)s] %(message)s"))
+    handler.setFormatter(logging.Formatter(FORMAT))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
 

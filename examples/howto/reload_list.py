@@ -13,8 +13,10 @@ from pathlib import Path
 
 from aiomilter import Milter, Reply, run
 
-
 # <milter>
+LIST = Path(os.environ.get("BLOCKLIST", "/etc/mymilter/senders"))
+
+
 class Blocklist(Milter):
     senders: frozenset[str] = frozenset()
 
@@ -25,7 +27,7 @@ class Blocklist(Milter):
 
 
 def read_list() -> None:
-    text = Path(os.environ["BLOCKLIST"]).read_text(encoding="utf-8")
+    text = LIST.read_text(encoding="utf-8")
     # All at once: no handler sees half a list, and after a fault the old one is in place.
     Blocklist.senders = frozenset(text.lower().split())
 

@@ -102,6 +102,11 @@ def test_what_is_indented_in_a_docstring_is_shown_as_it_is(site: Path) -> None:
     assert [page for page in pages if "<blockquote>" in page.read_text(encoding="utf-8")] == []
 
 
+def test_code_does_not_end_in_blank_lines(site: Path) -> None:
+    texts = {page: page.read_text(encoding="utf-8") for page in site.rglob("*.html")}
+    assert [page for page, text in texts.items() if re.search(r"\n\s*\n</pre>", text)] == []
+
+
 def test_every_public_name_is_on_a_page(site: Path) -> None:
     names = documented(site)
     shown = {id(resolve(name)) for name in names if name.count(".") < 5}
