@@ -305,8 +305,18 @@ def without_return_type_none(app: Sphinx, doctree: nodes.document) -> None:
                 whole.parent.remove(whole)
 
 
+def strip_blocks(_app: Sphinx, document: nodes.document) -> None:
+    """Take blank lines away from the ends of code, which parts of files bring along."""
+    for block in document.findall(nodes.literal_block):
+        text = block.astext().strip("\n")
+        if block.rawsource == block.astext() != text:
+            block.rawsource = text
+            block.children = [nodes.Text(text)]
+
+
 def setup(app: Sphinx) -> dict[str, object]:
     """Make the directives known to Sphinx."""
+    app.connect("doctree-read", strip_blocks)
     app.add_directive("protocol-table", ProtocolTable)
     app.add_directive("config-table", ConfigTable)
     app.add_directive("command-help", CommandHelp)

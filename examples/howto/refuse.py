@@ -5,7 +5,7 @@ python examples/howto/refuse.py
 
 from aiomilter import EomActions, Milter, Reply, SocketInfo, Status, run
 
-BLOCKED_NETWORKS = ("192.0.2.0/24", "2001:db8:bad::/48")
+BLOCKED_NETWORKS = ("203.0.113.0/24", "2001:db8:bad::/48")
 FULL_MAILBOXES = {"<full@example.org>"}
 
 

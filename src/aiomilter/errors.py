@@ -1,5 +1,7 @@
 """Every exception that aiomilter raises, in one tree.
 
+::
+
     MilterError                      the root: catch it to catch all of them
     ├── ProtocolError                the milter protocol was broken
     │   ├── RemoteProtocolError      by the other end of the connection

@@ -39,10 +39,11 @@ class Running:
         cls, folder: Path, *arguments: str, program: str | None = None
     ) -> AsyncIterator[Running]:
         """Run it, or another program, in a folder; whatever it has started is gone at the end."""
-        command = [program] if program else ["-m", "aiomilter.cli", "run", *arguments]
+        command = [program] if program else ["-m", "aiomilter.cli", "run"]
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *command,
+            *arguments,
             cwd=folder,
             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
             stdout=asyncio.subprocess.PIPE,

@@ -136,15 +136,18 @@ def test_verbose_shows_every_header_and_piece_of_the_body() -> None:
 
         async def on_body(self, chunk: bytes) -> None: ...
 
-    message = MESSAGE + b"x" * 100_000
+    message = b"X-Long: " + b"y" * 300 + b"\r\n" + MESSAGE + b"x" * 100_000
     with served(Reader) as address:
         folded = called("check", address, "-", stdin=message).stdout
         verbose = called("check", address, "-", "-v", stdin=message).stdout
-    assert re.search(r"header +3 headers +CONTINUE", folded)
+    assert re.search(r"header +4 headers +CONTINUE", folded)
     assert re.search(r"body +2 pieces +CONTINUE", folded)
     assert re.search(r"Subject: café \\(xe9|udce9)", verbose)
     assert re.search(r"body +65,535 bytes +CONTINUE", verbose)
-    assert "3 headers" not in verbose
+    assert "4 headers" not in verbose
+    # A long header does not move the answers of all others out of sight.
+    answers = [line.index("CONTINUE") for line in verbose.splitlines() if "bytes  " in line]
+    assert max(answers) < 70
 
 
 def test_quiet_prints_the_verdict_alone() -> None:

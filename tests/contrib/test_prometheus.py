@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import logging
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -435,43 +432,3 @@ def test_page_lists_all_metrics_with_their_labels() -> None:
         *expected,
         ("build_info", "`version`, `python`"),
     ]
-
-
-def test_programs_of_the_page_run() -> None:
-    programs = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
-    assert len(programs) == 4
-    own, level = logging.getLogger("mymilter"), logging.getLogger("aiomilter.message").level
-    try:
-        for program in programs:
-            exec(compile(program, "the page", "exec"), {})
-    finally:
-        own.handlers.clear()
-        logging.getLogger("aiomilter.message").setLevel(level)
-
-
-async def test_program_with_metrics_serves_them() -> None:
-    (program,) = (
-        text
-        for text in re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
-        if "PrometheusObserver" in text
-    )
-    names: dict[str, Any] = {}
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    program = program.replace("9464", str(port)).replace("inet:8890@", "inet:0@")
-    program = program.replace("PrometheusObserver()", "PrometheusObserver(None, 'page')")
-    exec(compile(program, "the page", "exec"), names)
-    stop = asyncio.Event()
-    task = asyncio.create_task(names["main"](stop))
-    text = b""
-    async with asyncio.timeout(PATIENCE_S):
-        while not text and not task.done():
-            with contextlib.suppress(ConnectionError):
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.write(get("/metrics"))
-                text = await reader.read()
-                writer.close()
-            await asyncio.sleep(0)
-        stop.set()
-        await task
-    assert b"page_build_info{" in text

@@ -26,7 +26,7 @@ OUTSIDE = Client("mail.example.com", "198.51.100.7")
 # Refuse
 
 
-@pytest.mark.parametrize("address", ["192.0.2.77", "2001:db8:bad::25"])
+@pytest.mark.parametrize("address", ["203.0.113.77", "2001:db8:bad::25"])
 def test_a_blocked_client_is_told_so(milter_tester: MakeMilterTester, address: str) -> None:
     tester = milter_tester(refuse.Refuse)
     result = tester.connect(Client("bad.example", address))

@@ -14,12 +14,17 @@ from tests.docs.tutorial import PLAIN
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+FILES = ("readme_milter.py", "test_readme_milter.py")
+
+
+def test_its_programs_are_files_that_are_checked() -> None:
+    files = [(ROOT / "examples" / name).read_text(encoding="utf-8") for name in FILES]
+    assert [text.removeprefix("# pyright: basic\n") for text in files] == PROGRAMS
 
 
 def test_its_test_passes_beside_the_milter(tmp_path: Path) -> None:
-    assert len(PROGRAMS) == 2
-    shutil.copy(ROOT / "examples" / "readme_milter.py", tmp_path)
-    (tmp_path / "test_gatekeeper.py").write_text(PROGRAMS[1], encoding="utf-8")
+    for name in FILES:
+        shutil.copy(ROOT / "examples" / name, tmp_path)
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *PLAIN],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
@@ -27,6 +32,16 @@ def test_its_test_passes_beside_the_milter(tmp_path: Path) -> None:
     )  # fmt: skip
     assert run.returncode == 0, run.stdout
     assert "1 passed" in run.stdout
+
+
+def test_the_tests_among_the_examples_pass_where_they_are() -> None:
+    """In a clone pytest would take the project's own settings, were there none beside them."""
+    programs = ("test_readme_milter.py", "testing", "tutorial")
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *programs],
+        cwd=ROOT / "examples", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout
 
 
 def test_the_milter_is_short() -> None:

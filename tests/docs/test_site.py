@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 import pkgutil
 import re
 from pathlib import Path
@@ -61,6 +62,10 @@ PUBLIC = [
 ]
 
 
+RUN_WHOLE = {"mail_servers", "testing", "tutorial"}
+"""Folders of the examples of which a test runs all that is there."""
+
+
 def documented(site: Path) -> dict[str, str]:
     """The documented names, with where they are."""
     with (site / "objects.inv").open("rb") as stream:
@@ -89,6 +94,17 @@ def resolve(name: str) -> object:
 
 def test_every_link_and_anchor_exists(site: Path) -> None:
     assert tool("check-site").broken_links(site) == []
+
+
+def test_what_is_indented_in_a_docstring_is_shown_as_it_is(site: Path) -> None:
+    """Without two colons ahead of it, it would be a quotation, its lines run together."""
+    pages = (site / "reference").rglob("*.html")
+    assert [page for page in pages if "<blockquote>" in page.read_text(encoding="utf-8")] == []
+
+
+def test_code_does_not_end_in_blank_lines(site: Path) -> None:
+    texts = {page: page.read_text(encoding="utf-8") for page in site.rglob("*.html")}
+    assert [page for page, text in texts.items() if re.search(r"\n\s*\n</pre>", text)] == []
 
 
 def test_every_public_name_is_on_a_page(site: Path) -> None:
@@ -143,16 +159,24 @@ def test_the_diagram_is_that_of_the_table() -> None:
     assert drawer.IMAGE.read_text(encoding="utf-8") == drawer.drawing()
 
 
-def test_programs_come_from_files_that_are_tested() -> None:
-    """Whole programs are included; what stands on a page is run by the page's own test."""
-    run_by_a_test = {"mta.md", "testing.md", "mail-servers.md", "whole-messages.md"}
-    on_pages = {
-        page.relative_to(DOCS).as_posix()
-        for page in PAGES
-        if "```python" in page.read_text(encoding="utf-8")
-    }
-    older = {"aiosmtpd.md", "observability.md", "systemd.md", "workers.md"}
-    assert on_pages - run_by_a_test - older == set()
+def test_programs_come_from_files_that_are_checked_and_tested() -> None:
+    """No page has a program of its own: all are included from the examples."""
+    tests = " ".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")
+    )
+    included: set[Path] = set()
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"^ *(```|~~~|:::)\{?(python|py|pycon|code)", text, re.MULTILINE), page
+        paths = re.findall(r"^```\{literalinclude\} (.*\.(?:py|case))$", text, re.MULTILINE)
+        included |= {(page.parent / path).resolve() for path in paths}
+    assert len(included) > 20
+    for path in included:
+        # mypy and basedpyright read all of this folder.
+        assert path.is_relative_to(ROOT / "examples"), path
+        imported = rf"from examples[\w.]* import [^#]*\b{path.stem}\b|from examples\.{path.stem} "
+        used = rf"{imported}|[\"/]{path.stem}\.py\""
+        assert path.parent.name in RUN_WHOLE or re.search(used, tests), path
 
 
 def test_the_lines_of_the_log_are_those_of_the_code() -> None:
@@ -166,6 +190,17 @@ def test_the_lines_of_the_log_are_those_of_the_code() -> None:
     for said in found:
         words = re.sub(r"\d+", "%d", said).strip(" ;")
         assert words in sources, words
+
+
+def test_commands_of_the_project_that_pages_name_exist() -> None:
+    text = " ".join(page.read_text(encoding="utf-8") for page in PAGES)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    named = set(re.findall(r"(?:`|^)make ([a-z-]+)(?=`| [A-Z]+=|  +#)", text, re.MULTILINE))
+    assert {"bench", "docs", "mta"} <= named <= targets
+    programs = set(re.findall(r"python -m (bench[\w.]*|tests[\w.]*)", text))
+    assert len(programs) > 10
+    assert [name for name in programs if importlib.util.find_spec(name) is None] == []
 
 
 def test_the_figures_of_the_readme_are_those_of_the_page() -> None:

@@ -17,7 +17,8 @@ from tests.examples.peer import Peer
 ROOT = Path(__file__).resolve().parent.parent.parent
 EXAMPLES = ROOT / "examples"
 PARTS_OF_THE_DEMO = {"demo", "demo_account"}
-PROGRAMS = sorted({path.stem for path in EXAMPLES.glob("*.py")} - PARTS_OF_THE_DEMO)
+TESTS = {path.stem for path in EXAMPLES.glob("test_*.py")}
+PROGRAMS = sorted({path.stem for path in EXAMPLES.glob("*.py")} - PARTS_OF_THE_DEMO - TESTS)
 WITH_ADDRESSES = [name for name in PROGRAMS if name not in ("readme_milter", "aiosmtpd_server")]
 PATIENCE_S = 10.0
 
@@ -34,7 +35,7 @@ def test_the_programs_are_listed() -> None:
     listed = re.findall(
         r"^\| `(\w+)\.py` ", (EXAMPLES / "README.md").read_text("utf-8"), flags=re.MULTILINE
     )
-    assert sorted(listed) == sorted([*PROGRAMS, *PARTS_OF_THE_DEMO])
+    assert sorted(listed) == sorted([*PROGRAMS, *PARTS_OF_THE_DEMO, *TESTS])
 
 
 @pytest.mark.parametrize("name", WITH_ADDRESSES)

@@ -1,9 +1,9 @@
-"""The example on the page docs/mail-servers.md, done as a user would."""
+"""The cases on the page docs/mail-servers.md, done as a user would."""
 
 from __future__ import annotations
 
 import os
-import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,17 +11,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "mail-servers.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+CASES = ROOT / "examples" / "mail_servers"
 
 pytestmark = pytest.mark.xdist_group("cases-sendmail")
 
 
-def test_the_case_of_the_page_passes_with_both_servers(tmp_path: Path, sendmail_root: Path) -> None:
-    case = next(text for language, text in BLOCKS if not language)
-    test = next(text for language, text in BLOCKS if language == "python")
-    (tmp_path / "nobody.case").write_text(case, encoding="utf-8")
-    (tmp_path / "test_cases.py").write_text(test, encoding="utf-8")
+def test_the_cases_of_the_page_pass_with_both_servers(tmp_path: Path, sendmail_root: Path) -> None:
+    for path in CASES.glob("*.*"):
+        shutil.copy(path, tmp_path)
     settings = f"[pytest]\npythonpath = {ROOT}\nasyncio_default_fixture_loop_scope = function\n"
     (tmp_path / "pytest.ini").write_text(settings, encoding="utf-8")
     run = subprocess.run(
@@ -33,4 +30,4 @@ def test_the_case_of_the_page_passes_with_both_servers(tmp_path: Path, sendmail_
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "1 passed" in run.stdout
+    assert "2 passed" in run.stdout

@@ -1,5 +1,7 @@
 """Where to listen or to connect, as one string.
 
+::
+
     inet:PORT@HOST      IPv4            inet:PORT      on the loopback address
     inet6:PORT@HOST     IPv6            inet6:PORT     on the loopback address
     HOST:PORT           either; an IPv6 address in brackets

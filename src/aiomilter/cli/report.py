@@ -119,7 +119,8 @@ class Report:
         if failure is not None and failure.stage is not None:
             argument = self._shorten(printable(failure.argument), _MOST_ARGUMENT)
             lines.append((failure.stage, argument, "no valid answer", "bold red"))
-        width = max((len(argument) for _, argument, _, _ in lines), default=0)
+        # What is longer, as it may be if everything is asked for, moves its own answer alone.
+        width = min(max((len(argument) for _, argument, _, _ in lines), default=0), _MOST_ARGUMENT)
         for stage, argument, answer, style in lines:
             self._console.print(
                 Text.assemble(

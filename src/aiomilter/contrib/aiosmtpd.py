@@ -1,5 +1,7 @@
 """An aiosmtpd server that consults milters, as Postfix and Sendmail do.
 
+::
+
     from aiosmtpd.controller import Controller
     from aiomilter.contrib.aiosmtpd import MilterHandler
 
