@@ -160,8 +160,8 @@ def run_with_trace(plan: Plan, sends: Sequence[Send], *, cut: int = 0) -> Run:
         recorder.no_reply = set()
         step = cut or len(send.data) or 1
         for at in range(0, len(send.data), step):
-            session.receive_data(send.data[at : at + step])
-            closed = _serve(session, dispatcher, started) or closed
+            data = send.data[at : at + step]
+            closed = _serve(session, dispatcher, started, data) or closed
         if send.end:
             session.receive_eof()
             closed = _serve(session, dispatcher, started) or closed
@@ -179,11 +179,13 @@ class _Started:
     messages = 0
 
 
-def _serve(session: FilterSession, dispatcher: Dispatcher, started: _Started) -> bool:
-    """Serve all events there are; return whether the connection is over."""
+def _serve(
+    session: FilterSession, dispatcher: Dispatcher, started: _Started, data: bytes = b""
+) -> bool:
+    """Take in bytes and serve all events there are; return whether the connection is over."""
     while True:
         try:
-            event = session.next_event()
+            event = session.receive(data) if data else session.next_event()
             if event is None:
                 return False
             if isinstance(event, ConnectionEnd):
@@ -195,6 +197,8 @@ def _serve(session: FilterSession, dispatcher: Dispatcher, started: _Started) ->
             _finish(dispatcher.handle(event))
         except RemoteProtocolError:
             continue
+        finally:
+            data = b""
         if session.is_unanswered:
             session.close()
 

@@ -175,7 +175,7 @@ class Dispatcher(Answerer):
             is_gone = True
         finally:
             if watch is not None:
-                if handler.kind is not _GATHER:
+                if watch.hears_handlers and handler.kind is not _GATHER:
                     watch.note_handler(handler.name, result)
                 if not self._session.message_is_open:
                     self.settle()

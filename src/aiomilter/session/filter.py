@@ -266,15 +266,15 @@ class FilterSession(AnsweringSession):
                     self._wanted & bit
                     and self._moves[self._state][letter] == PROCESS
                     and self._awaiting is None
-                    and not (self._owed or self._offer or self.queue or reader.is_closed)
+                    and not (self._owed or self.queue or reader.is_closed)
                 ):
+                    self.packets_received += 1
+                    self.ends_in_macros = False
                     try:
                         event = decode(data[HEAD.size :])
                     except RemoteProtocolError:
                         self.close()
                         raise
-                    self.packets_received += 1
-                    self.ends_in_macros = False
                     self._state = self._awaiting = target
                     self._awaiting_no_reply = no_reply
                     return event
