@@ -23,7 +23,7 @@ from aiomilter.session.filter import FilterSession
 from aiomilter.session.negotiation import NegotiationOffer, Request
 from aiomilter.session.status import Status
 from aiomilter.spec import State
-from aiomilter.wire.commands import Body, EndOfMessage, Header, Mail, Rcpt, Unknown
+from aiomilter.wire.commands import EndOfMessage, Header, Mail, Rcpt, Unknown
 from tests.packets import (
     ABORT,
     BODY,
@@ -362,10 +362,10 @@ def test_on_the_shortcut_nothing_comes_after_the_end() -> None:
 
 def test_on_the_shortcut_a_payload_has_its_limit() -> None:
     session = in_message(1000)
-    assert session.receive(packet("B", b"x" * 1000)) == Body(b"x" * 1000)
+    assert session.receive(packet("L", b"n\0" + b"v" * 997 + b"\0")) == Header(b"n", b"v" * 997)
     session.go_on()
     with pytest.raises(RemoteProtocolError, match="announces 1001 bytes"):
-        session.receive(packet("B", b"x" * 1001))
+        session.receive(packet("L", b"n\0" + b"v" * 998 + b"\0"))
 
 
 @REPEATABLE
