@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from aiomilter import EomActions, Milter, Negotiation, Status, no_reply, time_limit
-from aiomilter.aio import connection
+from aiomilter.aio import connection, handler_host
 from tests.aio.serving import (
     Journal,
     Recorder,
@@ -41,7 +41,7 @@ STAGES = ["connect", "helo", "mail", "rcpt", "data", "header", "eoh", "body", "e
 @pytest.fixture
 def short_graces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait a second for what a test has made never to come."""
-    monkeypatch.setattr(connection, "_CANCEL_GRACE_S", BRIEF_S)
+    monkeypatch.setattr(handler_host, "_CANCEL_GRACE_S", BRIEF_S)
     monkeypatch.setattr(connection, "_EOF_GRACE_S", 2 * BRIEF_S)
 
 

@@ -28,7 +28,7 @@ from aiomilter import (
 )
 from aiomilter.app.dispatch import Dispatcher
 from aiomilter.app.handlers import HandlerKind
-from aiomilter.app.host import Abandoned, Cut, FaultPolicy
+from aiomilter.app.host import Abandoned, Clock, Cut, FaultPolicy
 from aiomilter.session.events import ConnectionEnd
 from aiomilter.session.filter import FilterSession
 from tests.mta import (
@@ -65,7 +65,7 @@ class FakeHost:
     ticket = 0
 
     def __init__(self) -> None:
-        self.time: Callable[[], float] = lambda: 0.0
+        self.time: Clock = lambda: 0.0
         self.clocks: list[tuple[float, HandlerKind]] = []
         self.cuts: list[Cut | None] = []
         self.progress = 0

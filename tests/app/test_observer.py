@@ -13,7 +13,7 @@ from aiomilter import EomActions, Milter, Reply, SocketInfo, Status, no_reply
 from aiomilter.app.context import MessageContext, current_context
 from aiomilter.app.dispatch import Dispatcher
 from aiomilter.app.handlers import HandlerKind
-from aiomilter.app.host import Cut, FaultPolicy
+from aiomilter.app.host import Clock, Cut, FaultPolicy
 from aiomilter.app.observer import Observer, Observers
 from aiomilter.app.record import MessageRecord, count_edits, cut_recipients, cut_text
 from aiomilter.app.watch import Observation
@@ -74,7 +74,7 @@ class Host:
     ticket = 0
 
     def __init__(self) -> None:
-        self.time: Callable[[], float] = lambda: 0.0
+        self.time: Clock = lambda: 0.0
         self.cuts: list[Cut | None] = []
 
     def start_clock(self, limit_s: float, kind: HandlerKind, began: float | None = None) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from aiomilter import Actions, EomActions, Milter, MilterError, Negotiation, Reply, Status
 from aiomilter.app.dispatch import Dispatcher
 from aiomilter.app.handlers import HandlerKind
-from aiomilter.app.host import Cut, FaultPolicy
+from aiomilter.app.host import Clock, Cut, FaultPolicy
 from aiomilter.errors import RemoteProtocolError
 from aiomilter.session.events import ConnectionEnd, MessageStart, SessionEnd, SessionStart
 from aiomilter.session.filter import FilterSession
@@ -100,7 +100,7 @@ class _Host:
     ticket = 0
 
     def __init__(self, session: FilterSession) -> None:
-        self.time: Callable[[], float] = lambda: 0.0
+        self.time: Clock = lambda: 0.0
         self._session = session
 
     def start_clock(self, limit_s: float, kind: HandlerKind, began: float | None = None) -> int:

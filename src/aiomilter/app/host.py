@@ -11,7 +11,7 @@ from aiomilter.app.handlers import HandlerKind
 from aiomilter.app.message.collector import CollectLimits
 from aiomilter.session.status import Status
 
-__all__ = ["Abandoned", "Cut", "FaultPolicy", "Host"]
+__all__ = ["Abandoned", "Clock", "Cut", "FaultPolicy", "Host"]
 
 
 class Cut(enum.Enum):
@@ -33,6 +33,14 @@ class Abandoned(BaseException):
     """A handler that was given up has come back: nobody is left to listen to it."""
 
 
+class Clock(Protocol):
+    """Returns a time in seconds that never goes back."""
+
+    def __call__(self) -> float:
+        """Return it."""
+        ...
+
+
 class Host(Protocol):
     """What runs a `Dispatcher`: keeper of the clock, of threads and of the line to the MTA.
 
@@ -40,12 +48,12 @@ class Host(Protocol):
         sees_waits: Whether a handler that waits for something is noticed, so that its clock need
             not be started until then: `Dispatcher.start_late_clock` is called.
         ticket: Another number once a clock was started, or a handler was given up.
-        time: Returns a time in seconds that never goes back.
+        time: The clock.
     """
 
     sees_waits: bool
     ticket: int
-    time: Callable[[], float]
+    time: Clock
 
     def start_clock(self, limit_s: float, kind: HandlerKind, began: float | None = None) -> int:
         """Begin a handler's budget; at the end of a message also keep the MTA waiting.

@@ -130,13 +130,10 @@ class Watch:
         # Hot path: `start_clock` without its call.
         if self.hears_handlers:
             self._called_at = self._clock()
-        kind = type(event)
-        if kind is Header:
-            self._stage = "header"
+        self._stage = _STAGES.get(type(event), self._stage)
+        if type(event) is Header:
             self._size_bytes += len(event.name) + len(event.value)
-            return
-        self._stage = _STAGES.get(kind, self._stage)
-        if kind is Body:
+        elif type(event) is Body:
             self._size_bytes += len(event.chunk)
 
     def start_clock(self) -> None:

@@ -266,7 +266,7 @@ class FilterSession(AnsweringSession):
                     self._wanted & bit
                     and self._moves[self._state][letter] == PROCESS
                     and self._awaiting is None
-                    and not (self._owed or self.queue or reader.is_closed)
+                    and not (self._owed or reader.is_closed)
                 ):
                     self.packets_received += 1
                     self.ends_in_macros = False
