@@ -25,6 +25,8 @@ class ServingTask(asyncio.Task[None]):
         is_asked_to_end: Whether such a request has been noted and not yet carried out.
     """
 
+    __slots__ = ("_owner",)
+
     is_asked_to_end = False
     _is_carried_out = False
 
