@@ -27,7 +27,6 @@ _STAGES: dict[type[Event], str] = {
     Mail: "mail",
     Rcpt: "rcpt",
     Data: "data",
-    Header: "header",
     EndOfHeaders: "eoh",
     Body: "body",
     EndOfMessage: "eom",
@@ -130,10 +129,13 @@ class Watch:
         # Hot path: `start_clock` without its call.
         if self.hears_handlers:
             self._called_at = self._clock()
-        self._stage = _STAGES.get(type(event), self._stage)
         if type(event) is Header:
+            # Hot path: there are more of these than of all the rest.
+            self._stage = "header"
             self._size_bytes += len(event.name) + len(event.value)
-        elif type(event) is Body:
+            return
+        self._stage = _STAGES.get(type(event), self._stage)
+        if type(event) is Body:
             self._size_bytes += len(event.chunk)
 
     def start_clock(self) -> None:
