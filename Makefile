@@ -8,6 +8,8 @@ ARGS ?=
 TARGET ?= filter
 SECONDS ?= 60
 export PYTHON
+# Tests start hundreds of Python processes: each would compile all of its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 # Tests that share a mail server carry the same xdist_group and so run in one process.

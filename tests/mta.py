@@ -36,7 +36,7 @@ __all__ = [
     "split_packets",
 ]
 
-PATIENCE_S = 5.0
+PATIENCE_S = 20.0
 """Far above what any answer takes, even on a busy machine."""
 
 
