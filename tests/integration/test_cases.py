@@ -18,6 +18,7 @@ def servers(sendmail_root: Path) -> Iterator[MailServers]:
         yield servers
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("case", "kind"),
     [
