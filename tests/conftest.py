@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 from typing import Any
 
+import coverage
 import pytest
 
 __all__ = ["no_unhandled_errors"]
@@ -47,17 +48,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the mark of tests that do the same very often."""
+    config.addinivalue_line("markers", "unmeasured: coverage is not measured in this test.")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
-    """Leave the processes that a test starts unmeasured if the test is: with ``no_cover``.
+    """Measure no coverage in a test with the mark ``unmeasured``, nor in what it starts.
 
     A test that does the same a hundred thousand times takes three times as long if its coverage
-    is measured, and adds nothing to it.
+    is measured, and adds nothing to it. The mark ``no_cover`` of pytest-cov does not do in a
+    worker of xdist: there more than one measurement is under way.
     """
-    with pytest.MonkeyPatch.context() as environment:
-        if item.get_closest_marker("no_cover"):
-            environment.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+    if not item.get_closest_marker("unmeasured"):
         return (yield)
+    stopped: list[coverage.Coverage] = []
+    while (current := coverage.Coverage.current()) is not None:
+        current.stop()
+        stopped.append(current)
+    try:
+        with pytest.MonkeyPatch.context() as environment:
+            environment.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+            return (yield)
+    finally:
+        for one in reversed(stopped):
+            one.start()
 
 
 def pytest_collection_finish() -> None:

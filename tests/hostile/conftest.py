@@ -15,4 +15,4 @@ def _watched_loop(request: pytest.FixtureRequest) -> None:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Do not measure the coverage: these tests go the same ways very often."""
-    item.add_marker("no_cover")
+    item.add_marker("unmeasured")

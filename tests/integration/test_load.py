@@ -12,7 +12,7 @@ import pytest
 from tests.integration.load.clients import Ledger, send_all
 from tests.integration.load.rig import Delivered, LoadRig, assert_stamped_once, stop
 
-pytestmark = [pytest.mark.xdist_group("load"), pytest.mark.no_cover]
+pytestmark = [pytest.mark.xdist_group("load"), pytest.mark.unmeasured]
 
 SMTP_SOURCE = "/usr/sbin/smtp-source"
 SESSIONS = 50

@@ -239,7 +239,7 @@ def check_message(
             assert b"".join(seen.chunks) == content.body
 
 
-@pytest.mark.no_cover
+@pytest.mark.unmeasured
 @settings(deadline=None, max_examples=150)
 @given(
     plan=PLANS,

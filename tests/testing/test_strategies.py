@@ -42,13 +42,13 @@ def draw_many(strategy: st.SearchStrategy[_Drawn]) -> list[_Drawn]:
     return drawn
 
 
-@pytest.mark.no_cover
+@pytest.mark.unmeasured
 def test_contents_have_what_is_rare() -> None:
     drawn = draw_many(contents())
     assert [name for name, holds in RARE.items() if not any(map(holds, drawn))] == []
 
 
-@pytest.mark.no_cover
+@pytest.mark.unmeasured
 def test_envelopes_clients_and_offers_differ() -> None:
     drawn = draw_many(st.tuples(envelopes(), clients(), offers()))
     assert any(envelope.sender.address == "<>" for envelope, _, _ in drawn)
@@ -69,7 +69,7 @@ def test_messages_are_legal(message: tuple[Envelope, Content]) -> None:
         result.assert_unchanged()
 
 
-@pytest.mark.no_cover
+@pytest.mark.unmeasured
 @settings(max_examples=60, deadline=None)
 @given(session=sessions(), offer=offers())
 def test_sessions_can_be_played(session: list[Call], offer: Offer) -> None:

@@ -89,7 +89,6 @@ def deliver(factory: object, mta: Mta, content: Content, envelope: Envelope) -> 
     return result.delivery
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("mta", list(Mta))
 @pytest.mark.parametrize("first", [Whole, Pieces])
 @pytest.mark.parametrize("second", [Whole, Pieces])

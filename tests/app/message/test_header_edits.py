@@ -49,7 +49,6 @@ def edits_of(headers: Headers, kind: Mta | None, *, leading_space: bool = True) 
     return header_edits(headers.original, list(headers), kind, leading_space=leading_space)
 
 
-@pytest.mark.no_cover
 @KIND
 @pytest.mark.parametrize("leading_space", [True, False])
 @settings(max_examples=300, deadline=None)
@@ -274,7 +273,7 @@ def headers_of(count: int, names: int) -> Headers:
     return Headers(Header(b"X-%d" % (number % names), b" v") for number in range(count))
 
 
-@pytest.mark.no_cover
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("names", [1, 1000])
 @pytest.mark.parametrize("kind", [*Mta, None])
 def test_few_edits_of_many_headers_take_linear_time(names: int, kind: Mta | None) -> None:
@@ -287,7 +286,7 @@ def test_few_edits_of_many_headers_take_linear_time(names: int, kind: Mta | None
     assert time.process_time() - began < 8
 
 
-@pytest.mark.no_cover
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("kind", [*Mta, None])
 def test_edits_of_all_of_many_headers_take_linear_time(kind: Mta | None) -> None:
     headers = headers_of(15_000, 1)
@@ -302,7 +301,6 @@ def test_edits_of_all_of_many_headers_take_linear_time(kind: Mta | None) -> None
     assert len(edits) == 15_000
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("kind", [*Mta, None])
 def test_very_many_edits_are_still_right(kind: Mta | None) -> None:
     headers = numbered(*(f"X-{number % 7}" for number in range(600)))
