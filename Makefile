@@ -8,10 +8,13 @@ ARGS ?=
 TARGET ?= filter
 SECONDS ?= 60
 export PYTHON
+# Tests start hundreds of Python processes: each would compile all of its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
-# Tests that share a mail server carry the same xdist_group and so run in one process.
-PYTEST := $(BIN)/pytest --numprocesses=auto --dist=loadgroup
+# Each process begins with a stretch of its own, so that tests that share a mail server are mostly in
+# one of them, and takes over half of what is left to another one when it has nothing more to do.
+PYTEST := $(BIN)/pytest --numprocesses=auto --dist=worksteal
 # From nothing: what is left of an older build can hide a link that is broken by now.
 SPHINX := --quiet --fail-on-warning --keep-going --doctree-dir docs/_build/doctrees
 

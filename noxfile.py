@@ -32,7 +32,7 @@ def tests(session: nox.Session) -> None:
     install(session)
     without = ("--ignore=tests/integration", "--ignore=tests/libmilter")
     scope = () if os.environ.get("MTA") else without
-    session.run("pytest", "--numprocesses=auto", "--dist=loadgroup", *scope, *session.posargs)
+    session.run("pytest", "--numprocesses=auto", "--dist=worksteal", *scope, *session.posargs)
 
 
 @nox.session(python=["3.11"])
@@ -42,7 +42,7 @@ def switches(session: nox.Session, switch: str) -> None:
     install(session)
     variable = {"optimized": "PYTHONOPTIMIZE", "debug": "PYTHONASYNCIODEBUG"}[switch]
     session.run(
-        *("pytest", "--numprocesses=auto", "--dist=loadgroup"),
+        *("pytest", "--numprocesses=auto", "--dist=worksteal"),
         # In the debug mode everything takes several times as long.
         "--timeout=600",
         # pytest warns that it cannot rewrite assertions of modules that are not the tests' own.

@@ -168,7 +168,7 @@ async def test_a_slow_but_steady_reader_is_not_cut_off() -> None:
             actions.replace_body(body)
 
     async with (
-        serving(Verbose, write_timeout=0.1) as server,
+        serving(Verbose, write_timeout=0.4) as server,
         Mta.connected(server.sockets[0]) as mta,
     ):
         await mta.begin()
@@ -178,7 +178,7 @@ async def test_a_slow_but_steady_reader_is_not_cut_off() -> None:
             piece = await mta.reader.read(400_000)
             assert piece, f"it was cut off after {received} bytes"
             received += len(piece)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.04)
 
 
 async def test_a_milter_that_cannot_be_bound_costs_a_verdict(

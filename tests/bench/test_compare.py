@@ -120,8 +120,8 @@ def test_the_program_measures_and_writes(
     load: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "results.json"
-    arguments = ["--quick", "--workload", "stall", "--peer", "floor", "--json", str(path)]
+    arguments = ["--quick", "--workload", "W1-unix", "--peer", "floor", "--json", str(path)]
     main(arguments)
     printed = capsys.readouterr().out
-    assert "stall: 1 connection over TCP" in printed
-    assert Results.read(path).values("stall", "floor", "p50_ms")
+    assert "W1-unix: a small message, 50 connections, unix socket" in printed
+    assert Results.read(path).values("W1-unix", "floor", "p50_ms")

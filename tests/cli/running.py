@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -45,7 +44,6 @@ class Running:
             *command,
             *arguments,
             cwd=folder,
-            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )

@@ -89,7 +89,7 @@ async def test_code_that_is_broken_later_ends_nothing(tmp_path: Path) -> None:
         os.kill(min(before), signal.SIGKILL)
         await running.until("cannot start: module 'cli_milter' imports 'nothing_like_it'")
         assert (await running.helo())[0] == "v1"
-        (tmp_path / "cli_milter.py").write_text(MILTER.replace("VERSION", "v2"), encoding="utf-8")
+        (tmp_path / "cli_milter.py").write_text(MILTER.replace("VERSION", "v22"), encoding="utf-8")
         await running.until("listening on")
         await until(lambda: len(running.workers()) == 2)
         await running.end()

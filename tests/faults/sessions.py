@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import ClassVar
 
 from aiomilter import EomActions, Milter, Server, SocketInfo, Status
@@ -14,7 +13,7 @@ from tests.aio.serving import until_true
 
 __all__ = ["Diarist", "assert_orderly", "descriptors", "diarist", "nothing_left"]
 
-_DESCRIPTORS = Path("/proc/self/fd")
+_DESCRIPTORS = "/proc/self/fd/"
 
 
 class Diarist(Milter):
@@ -89,7 +88,7 @@ def descriptors() -> set[str]:
     found = set()
     for entry in os.listdir(_DESCRIPTORS):
         try:
-            found.add(f"{entry} {os.readlink(_DESCRIPTORS / entry)}")
+            found.add(f"{entry} {os.readlink(f'{_DESCRIPTORS}/{entry}')}")
         except FileNotFoundError:
             # The one that the listing itself had open.
             continue

@@ -11,3 +11,8 @@ import pytest
 def _watched_loop(request: pytest.FixtureRequest) -> None:
     if inspect.iscoroutinefunction(getattr(request, "function", None)):
         request.getfixturevalue("no_unhandled_errors")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Do not measure the coverage: these tests go the same ways very often."""
+    item.add_marker("unmeasured")

@@ -9,6 +9,8 @@ from aiomilter.testing.servers import Case, MailServers, Mta, load_cases
 from tests.captures.store import recorder, store
 
 CASES = load_cases(Path(__file__).parent / "cases")
+MEASURED = ("failures", "submission")
+"""The themes that have between them all that a case may need."""
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +28,10 @@ def servers(sendmail_root: Path) -> Iterator[MailServers]:
             kind,
             id=f"{case.name}-{kind.value}",
             # One worker has all cases of a mail server, and so starts it once.
-            marks=pytest.mark.xdist_group(f"cases-{kind.value}"),
+            marks=[
+                pytest.mark.xdist_group(f"cases-{kind.value}"),
+                *([] if case.path.parent.name in MEASURED else [pytest.mark.unmeasured]),
+            ],
         )
         for kind in Mta
         for case in CASES

@@ -152,6 +152,7 @@ async def deliveries(sink: Sink, since: int, count: int) -> list[Delivery]:
     return sink.since(since)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("portable", [False, True], ids=["for-this-one", "for-both"])
 async def test_what_is_wanted_is_delivered(
     server: Postfix | Sendmail, sink: Sink, portable: bool

@@ -57,6 +57,7 @@ def differences(host: LibmilterHost, theme: str, random: Random) -> Counter[str]
     return found
 
 
+@pytest.mark.unmeasured
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("theme", THEMES)
 def test_generated_sessions_differ_in_nothing_but_deviations(

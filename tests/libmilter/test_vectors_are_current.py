@@ -20,6 +20,7 @@ def host() -> Iterator[LibmilterHost]:
         yield running
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("theme", THEMES)
 def test_recording_again_changes_nothing(host: LibmilterHost, theme: str) -> None:
     recorded = (FOLDER / f"{theme}.json").read_text(encoding="ascii")

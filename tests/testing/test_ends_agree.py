@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -238,6 +239,7 @@ def check_message(
             assert b"".join(seen.chunks) == content.body
 
 
+@pytest.mark.unmeasured
 @settings(deadline=None, max_examples=150)
 @given(
     plan=PLANS,

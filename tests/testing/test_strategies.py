@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,11 +42,13 @@ def draw_many(strategy: st.SearchStrategy[_Drawn]) -> list[_Drawn]:
     return drawn
 
 
+@pytest.mark.unmeasured
 def test_contents_have_what_is_rare() -> None:
     drawn = draw_many(contents())
     assert [name for name, holds in RARE.items() if not any(map(holds, drawn))] == []
 
 
+@pytest.mark.unmeasured
 def test_envelopes_clients_and_offers_differ() -> None:
     drawn = draw_many(st.tuples(envelopes(), clients(), offers()))
     assert any(envelope.sender.address == "<>" for envelope, _, _ in drawn)
@@ -66,6 +69,7 @@ def test_messages_are_legal(message: tuple[Envelope, Content]) -> None:
         result.assert_unchanged()
 
 
+@pytest.mark.unmeasured
 @settings(max_examples=60, deadline=None)
 @given(session=sessions(), offer=offers())
 def test_sessions_can_be_played(session: list[Call], offer: Offer) -> None:

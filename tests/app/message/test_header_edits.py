@@ -273,6 +273,7 @@ def headers_of(count: int, names: int) -> Headers:
     return Headers(Header(b"X-%d" % (number % names), b" v") for number in range(count))
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("names", [1, 1000])
 @pytest.mark.parametrize("kind", [*Mta, None])
 def test_few_edits_of_many_headers_take_linear_time(names: int, kind: Mta | None) -> None:
@@ -285,6 +286,7 @@ def test_few_edits_of_many_headers_take_linear_time(names: int, kind: Mta | None
     assert time.process_time() - began < 8
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("kind", [*Mta, None])
 def test_edits_of_all_of_many_headers_take_linear_time(kind: Mta | None) -> None:
     headers = headers_of(15_000, 1)

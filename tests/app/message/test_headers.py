@@ -201,6 +201,7 @@ def test_a_place_that_is_not_there_is_an_error() -> None:
     assert len(headers) == 5
 
 
+@pytest.mark.unmeasured
 def test_a_hundred_thousand_headers_are_kept() -> None:
     headers = Headers(Header(b"X-%d" % (number % 1000), b" v") for number in range(100_000))
     assert len(headers.get_all("x-7")) == 100
@@ -208,6 +209,7 @@ def test_a_hundred_thousand_headers_are_kept() -> None:
     assert len(list(headers)) == len(headers) == 99_900
 
 
+@pytest.mark.unmeasured
 def test_edits_of_many_headers_take_linear_time() -> None:
     # No clock: a quadratic container would take minutes.
     count = 20_000
