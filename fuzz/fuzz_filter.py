@@ -354,7 +354,7 @@ class Owner:
         kept = (session.macros._sets or (), session.macros._overwritten)
         macros = sum(len(payload) for sets in kept for payload in sets if payload is not None)
         assert macros <= min(14 * limit, self.received), f"{macros} bytes of macros"
-        assert not session._queue
+        assert not session.queue
         assert not session.outgoing
 
     def check_nothing_is_open(self) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import pytest
 
 from aiomilter import EomActions, Milter, Negotiation, Status, no_reply, time_limit
-from aiomilter.aio import connection
+from aiomilter.aio import connection, handler_host
 from tests.aio.serving import (
     Journal,
     Recorder,
@@ -41,7 +42,7 @@ STAGES = ["connect", "helo", "mail", "rcpt", "data", "header", "eoh", "body", "e
 @pytest.fixture
 def short_graces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait a second for what a test has made never to come."""
-    monkeypatch.setattr(connection, "_CANCEL_GRACE_S", BRIEF_S)
+    monkeypatch.setattr(handler_host, "_CANCEL_GRACE_S", BRIEF_S)
     monkeypatch.setattr(connection, "_EOF_GRACE_S", 2 * BRIEF_S)
 
 
@@ -56,6 +57,13 @@ class Sleeper(Recorder):
                 await asyncio.Event().wait()
             finally:
                 self.journal.note("cut")
+
+
+def keep_busy(seconds: float) -> None:
+    """Block the event loop."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
 
 
 async def until(mta: Mta, stage: str) -> bytes:
@@ -84,6 +92,61 @@ async def test_a_handler_that_waits_for_ever_costs_one_tempfail(
     assert f"in on_{stage} of" in line
     assert "it took longer than its time limit of 0.05 s" in line
     assert milter.journal.entries.count("cut") == 1
+
+
+@pytest.mark.parametrize("waits_before", [False, True])
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_handler_has_its_clock_wherever_its_command_stands(
+    waits_before: bool, at_once: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a read with others; behind handlers that have waited, or have not."""
+
+    class Late(Recorder):
+        async def act(self, where: str) -> None:
+            if where == "header":
+                await asyncio.Event().wait()
+            elif waits_before:
+                await asyncio.sleep(0)
+
+    async with session(recorder(Late), handler_timeout=BRIEF_S) as mta:
+        commands = [MAIL, RCPT, *MESSAGE[2:4]]
+        if at_once:
+            mta.send(*commands)
+            assert await mta.replies(4) == [b"c", b"c", b"c", b"t"]
+        else:
+            assert [await mta.ask(command) for command in commands] == [b"c", b"c", b"c", b"t"]
+    (line,) = errors(caplog)
+    assert "in on_header of" in line
+
+
+async def test_a_handler_that_blocks_the_loop_beyond_its_budget_costs_one_tempfail(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Though it waits for nothing, so that no timer can go off meanwhile."""
+
+    class Blocking(Recorder):
+        async def act(self, where: str) -> None:
+            if where == "rcpt":
+                keep_busy(4 * BRIEF_S)
+
+    async with session(recorder(Blocking), handler_timeout=BRIEF_S) as mta:
+        assert await mta.converse(MAIL, RCPT, BODY) == b"ctc"
+    (line,) = errors(caplog)
+    assert "in on_rcpt of" in line
+    assert "it blocked the event loop" in line
+
+
+async def test_a_handler_may_block_the_loop_within_its_budget(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Slow(Recorder):
+        async def act(self, where: str) -> None:
+            if where == "rcpt":
+                keep_busy(2 * BRIEF_S)
+
+    async with session(recorder(Slow)) as mta:
+        assert await mta.converse(MAIL, RCPT, BODY) == b"ccc"
+    assert errors(caplog) == []
 
 
 async def test_progress_is_sent_at_the_end_of_a_message_only() -> None:

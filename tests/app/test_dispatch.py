@@ -28,7 +28,7 @@ from aiomilter import (
 )
 from aiomilter.app.dispatch import Dispatcher
 from aiomilter.app.handlers import HandlerKind
-from aiomilter.app.host import Abandoned, Cut, FaultPolicy
+from aiomilter.app.host import Abandoned, Clock, Cut, FaultPolicy
 from aiomilter.session.events import ConnectionEnd
 from aiomilter.session.filter import FilterSession
 from tests.mta import (
@@ -61,7 +61,11 @@ POLICY = FaultPolicy(on_error=Status.TEMPFAIL, handler_timeout_s=8.0, eom_timeou
 class FakeHost:
     """A host whose clock never runs out unless it is told to."""
 
+    sees_waits = False
+    ticket = 0
+
     def __init__(self) -> None:
+        self.time: Clock = lambda: 0.0
         self.clocks: list[tuple[float, HandlerKind]] = []
         self.cuts: list[Cut | None] = []
         self.progress = 0
@@ -69,7 +73,7 @@ class FakeHost:
         self.kept = self.most_kept = 0
         self.memory_is_tight = False
 
-    def start_clock(self, limit_s: float, kind: HandlerKind) -> int:
+    def start_clock(self, limit_s: float, kind: HandlerKind, began: float | None = None) -> int:
         self.clocks.append((limit_s, kind))
         return len(self.clocks)
 
@@ -89,9 +93,6 @@ class FakeHost:
         self.kept = gathered_bytes
         self.most_kept = max(self.most_kept, gathered_bytes)
         return self.memory_is_tight
-
-    def now(self) -> float:
-        return 0.0
 
     def is_stray_at_work(self) -> bool:
         return False

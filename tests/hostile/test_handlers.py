@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from aiomilter import EomActions, Milter, Status, no_reply
-from aiomilter.aio import connection
+from aiomilter.aio import connection, handler_host
 from tests.aio.serving import Recorder, errors, recorder, serving, session, until_true
 from tests.hostile.support import Clock, RecordProperty, one_warning, serves_a_message, warnings
 from tests.mta import ABORT, CONNECT, EOM, HELO, MAIL, MESSAGE, RCPT, Mta
@@ -234,7 +234,7 @@ async def test_a49_a_verdict_of_an_observer_is_dropped_with_one_record(
 @pytest.fixture
 def short_graces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait a second for what a test has made never to come."""
-    monkeypatch.setattr(connection, "_CANCEL_GRACE_S", 0.05)
+    monkeypatch.setattr(handler_host, "_CANCEL_GRACE_S", 0.05)
     monkeypatch.setattr(connection, "_EOF_GRACE_S", 0.1)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from aiomilter import Actions, EomActions, Milter, MilterError, Negotiation, Reply, Status
 from aiomilter.app.dispatch import Dispatcher
 from aiomilter.app.handlers import HandlerKind
-from aiomilter.app.host import Cut, FaultPolicy
+from aiomilter.app.host import Clock, Cut, FaultPolicy
 from aiomilter.errors import RemoteProtocolError
 from aiomilter.session.events import ConnectionEnd, MessageStart, SessionEnd, SessionStart
 from aiomilter.session.filter import FilterSession
@@ -96,10 +96,14 @@ class _Recorder:
 class _Host:
     """Runs handlers at once: none of a planned milter waits for anything."""
 
+    sees_waits = True
+    ticket = 0
+
     def __init__(self, session: FilterSession) -> None:
+        self.time: Clock = lambda: 0.0
         self._session = session
 
-    def start_clock(self, limit_s: float, kind: HandlerKind) -> int:
+    def start_clock(self, limit_s: float, kind: HandlerKind, began: float | None = None) -> int:
         return 0
 
     def stop_clock(self, ticket: int) -> Cut | None:
@@ -110,9 +114,6 @@ class _Host:
 
     def keep(self, gathered_bytes: int) -> bool:
         return False
-
-    def now(self) -> float:
-        return 0.0
 
     def is_stray_at_work(self) -> bool:
         return False
@@ -159,8 +160,8 @@ def run_with_trace(plan: Plan, sends: Sequence[Send], *, cut: int = 0) -> Run:
         recorder.no_reply = set()
         step = cut or len(send.data) or 1
         for at in range(0, len(send.data), step):
-            session.receive_data(send.data[at : at + step])
-            closed = _serve(session, dispatcher, started) or closed
+            data = send.data[at : at + step]
+            closed = _serve(session, dispatcher, started, data) or closed
         if send.end:
             session.receive_eof()
             closed = _serve(session, dispatcher, started) or closed
@@ -178,11 +179,13 @@ class _Started:
     messages = 0
 
 
-def _serve(session: FilterSession, dispatcher: Dispatcher, started: _Started) -> bool:
-    """Serve all events there are; return whether the connection is over."""
+def _serve(
+    session: FilterSession, dispatcher: Dispatcher, started: _Started, data: bytes = b""
+) -> bool:
+    """Take in bytes and serve all events there are; return whether the connection is over."""
     while True:
         try:
-            event = session.next_event()
+            event = session.receive(data) if data else session.next_event()
             if event is None:
                 return False
             if isinstance(event, ConnectionEnd):
@@ -194,6 +197,8 @@ def _serve(session: FilterSession, dispatcher: Dispatcher, started: _Started) ->
             _finish(dispatcher.handle(event))
         except RemoteProtocolError:
             continue
+        finally:
+            data = b""
         if session.is_unanswered:
             session.close()
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from hypothesis import given
+import pytest
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aiomilter.errors import RemoteProtocolError
+from aiomilter.errors import LocalProtocolError, RemoteProtocolError
 from aiomilter.session.events import (
     ConnectionEnd,
     Event,
@@ -22,7 +23,7 @@ from aiomilter.session.filter import FilterSession
 from aiomilter.session.negotiation import NegotiationOffer, Request
 from aiomilter.session.status import Status
 from aiomilter.spec import State
-from aiomilter.wire.commands import EndOfMessage, Rcpt, Unknown
+from aiomilter.wire.commands import EndOfMessage, Header, Mail, Rcpt, Unknown
 from tests.packets import (
     ABORT,
     BODY,
@@ -157,13 +158,15 @@ class Owner:
             assert self.serve() == []
         assert self.has_ended
 
-    def serve(self) -> list[bytes]:
+    def serve(self, data: bytes = b"") -> list[bytes]:
         while not self.has_ended:
             try:
-                event = self.session.next_event()
+                event = self.session.receive(data) if data else self.session.next_event()
+                data = b""
             except RemoteProtocolError as error:
                 assert self.run.broken is None
                 self.run = self.run._replace(broken=error.rule)
+                data = b""
                 continue
             if event is None:
                 break
@@ -208,13 +211,16 @@ class Owner:
         status, text = next(self.answers, Verdict(Status.CONTINUE))
         if status is Status.NOREPLY and may_answer:
             status = Status.CONTINUE
-        session.respond(status, text)
+        self.respond(status, text)
         if may_answer and (
             status is Status.ACCEPT
             or (status in FINAL and not isinstance(event, Rcpt | Unknown))
             or isinstance(event, EndOfMessage)
         ):
             self.in_message = False
+
+    def respond(self, status: Status, text: bytes | None) -> None:
+        self.session.respond(status, text)
 
 
 @REPEATABLE
@@ -251,6 +257,115 @@ def test_how_bytes_are_cut_never_matters(
         bytewise.feed(bytes((byte,)))
     bytewise.end()
     assert bytewise.run == whole.run
+
+
+class Shortcut(Owner):
+    """Takes every way that is there for speed alone."""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        if self.has_ended or not data:
+            return []
+        sent = self.serve(data)
+        self.run.sent.extend(sent)
+        return sent
+
+    def respond(self, status: Status, text: bytes | None) -> None:
+        if status is Status.CONTINUE:
+            self.session.go_on()
+        else:
+            super().respond(status, text)
+
+
+TO_DATA = [OFFER, CONNECT, HELO, MAIL, RCPT, DATA]
+WAITS = Setting(ALL_STAGES, 0, 0x1FFFFF)
+ENVELOPE_STAGES = frozenset((State.MAIL, State.RCPT))
+WITHOUT_ENVELOPE = Setting(
+    ALL_STAGES - ENVELOPE_STAGES, sum(NO_OPTION[stage] for stage in ENVELOPE_STAGES), 0x1FFFFF
+)
+
+
+@REPEATABLE
+@given(
+    settings_of_a_milter(),
+    packet_lists,
+    verdicts,
+    st.sampled_from([None, 1, 3, 7, 1000]),
+)
+@example(WAITS, [*TO_DATA, macros("L"), HEADER, HEADER], [], None)
+@example(WAITS, [*TO_DATA, packet("L", b"x"), HEADER], [], None)
+@example(WAITS, [*TO_DATA, HEADER[:3], HEADER], [], None)
+@example(WITHOUT_ENVELOPE, [OFFER, CONNECT, HELO, DATA, HEADER], [], None)
+@example(WAITS._replace(options=NO_REPLY_OPTION[State.DATA]), [*TO_DATA, HEADER, BODY], [], None)
+def test_shortcuts_lead_where_the_long_way_does(
+    setting: Setting,
+    packets: list[bytes],
+    answers: list[Verdict],
+    step: int | None,
+) -> None:
+    """Packet by packet, as an MTA that waits for each answer sends them, or in other pieces."""
+    pieces = [offer(options=setting.offered) if one == OFFER else one for one in packets]
+    if step is not None:
+        stream = b"".join(pieces)
+        pieces = [stream[at : at + step] for at in range(0, len(stream), step)]
+    long_way, shortcut = Owner(setting, answers), Shortcut(setting, answers)
+    for piece in pieces:
+        assert shortcut.feed(piece) == long_way.feed(piece)
+        assert shortcut.session.state is long_way.session.state
+        assert shortcut.session.packets_received == long_way.session.packets_received
+        assert shortcut.session.buffered_bytes == long_way.session.buffered_bytes
+        assert shortcut.session.ends_in_macros == long_way.session.ends_in_macros
+    long_way.end()
+    shortcut.end()
+    assert shortcut.run == long_way.run
+
+
+def in_message(max_payload_bytes: int = 1000) -> FilterSession:
+    owner = Owner(WAITS, [])
+    owner.session = FilterSession(max_payload_bytes)
+    for one in TO_DATA:
+        owner.feed(one)
+    return owner.session
+
+
+def test_on_the_shortcut_what_is_owed_comes_first() -> None:
+    session = in_message()
+    session.owe(Status.TEMPFAIL)
+    assert session.receive(HEADER) is None
+    assert session.data_to_send() == packet("t")
+
+
+def test_on_the_shortcut_the_last_event_has_to_be_answered() -> None:
+    session = in_message()
+    session.receive(HEADER)
+    with pytest.raises(LocalProtocolError, match="not been answered"):
+        session.receive(HEADER)
+    assert session.buffered_bytes == len(HEADER)
+    session.go_on()
+    assert isinstance(session.next_event(), Header)
+
+
+def test_on_the_shortcut_events_that_wait_come_first() -> None:
+    session = FilterSession()
+    session.start(mask(ALL_STAGES))
+    session.receive_data(MAIL)
+    assert isinstance(session.next_event(), SessionStart)
+    session.start(mask(ALL_STAGES))
+    assert isinstance(session.next_event(), MessageStart)
+    assert isinstance(session.receive(HEADER), Mail)
+
+
+def test_on_the_shortcut_nothing_comes_after_the_end() -> None:
+    session = in_message()
+    session.receive_eof()
+    assert isinstance(session.receive(HEADER), MessageAborted)
+
+
+def test_on_the_shortcut_a_payload_has_its_limit() -> None:
+    session = in_message(1000)
+    assert session.receive(packet("L", b"n\0" + b"v" * 997 + b"\0")) == Header(b"n", b"v" * 997)
+    session.go_on()
+    with pytest.raises(RemoteProtocolError, match="announces 1001 bytes"):
+        session.receive(packet("L", b"n\0" + b"v" * 998 + b"\0"))
 
 
 @REPEATABLE

@@ -31,18 +31,20 @@ _NO_CONTEXT = Context()
 
 
 class Arrival:
-    """Awaited by one task again and again; each time it returns an event, or None.
+    """Awaited by one task again and again; then there may be an event.
 
     Attributes:
+        event: What the task was woken with, for the task to take away.
         wakeup: What makes the task go on, if it waits and nothing has woken it yet; else None.
     """
 
     __slots__ = (
         "_asyncio_future_blocking",
         "_context",
-        "_event",
         "_is_cancelled",
+        "_is_due",
         "_loop",
+        "event",
         "wakeup",
     )
 
@@ -52,8 +54,8 @@ class Arrival:
         self._asyncio_future_blocking = False
         self.wakeup: Wakeup | None = None
         self._context = _NO_CONTEXT
-        self._event: Event | None = None
-        self._is_cancelled = False
+        self.event: Event | None = None
+        self._is_due = self._is_cancelled = False
 
     def wake_now(self, wakeup: Wakeup, event: Event) -> None:
         """Let the task go on with an event, before this returns.
@@ -65,7 +67,7 @@ class Arrival:
             event: What the task gets.
         """
         self.wakeup = None
-        self._event = event
+        self.event = event
         context = self._context
         try:
             context.run(wakeup, self)
@@ -75,21 +77,23 @@ class Arrival:
             self._loop.call_soon(wakeup, self, context=context)
 
     def wake_soon(self) -> None:
-        """Let the task go on with None when the loop next turns, if it is waiting."""
+        """Let the task go on without an event: when the loop next turns, or when it next waits."""
         wakeup = self.wakeup
-        if wakeup is not None:
+        if wakeup is None:
+            self._is_due = True
+        else:
             self.wakeup = None
-            self._event = None
             self._loop.call_soon(wakeup, self, context=self._context)
 
     # What asyncio.Task asks of a future
 
-    def __await__(self) -> Generator[Arrival, None, Event | None]:
-        self._is_cancelled = False
+    def __await__(self) -> Generator[Arrival, None, None]:
+        if self._is_due:
+            self._is_due = False
+            return iter(())  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
         self._asyncio_future_blocking = True
-        yield self
-        event, self._event = self._event, None
-        return event
+        # Any iterator will do. A generator would take 200 bytes of each idle connection.
+        return iter((self,))  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
 
     def add_done_callback(self, wakeup: Wakeup, *, context: Context) -> None:
         """Keep what wakes the task."""
@@ -108,4 +112,5 @@ class Arrival:
     def result(self) -> None:
         """Raise what the task is woken with, if that is an exception."""
         if self._is_cancelled:
+            self._is_cancelled = False
             raise asyncio.CancelledError

@@ -18,32 +18,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from typing import cast
 
-from aiomilter.aio.arrival import Arrival
-from aiomilter.aio.deadline import DeadlineTimer
+from aiomilter.aio.handler_host import TIMER_LAG_S, HandlerHost
 from aiomilter.aio.line import Line
-from aiomilter.aio.memory import COUNTED_BYTES, SIP_BYTES, KeptBytes
+from aiomilter.aio.memory import COUNTED_BYTES, SIP_BYTES
 from aiomilter.aio.phase import Phase
 from aiomilter.aio.shared import READ_BYTES, Shared
 from aiomilter.aio.task import ServingTask
-from aiomilter.aio.threads import Job, JobState
-from aiomilter.app.handlers import HandlerKind
 from aiomilter.app.host import Abandoned, Cut
 from aiomilter.app.milter import Milter
 from aiomilter.errors import RemoteProtocolError
-from aiomilter.session.events import ConnectionEnd
+from aiomilter.session.events import ConnectionEnd, Event
 from aiomilter.session.filter import FilterSession
 
 __all__ = ["Connection"]
 
 _logger = logging.getLogger("aiomilter")
 
-_CANCEL_GRACE_S = 0.4
-"""How long a cancelled handler may take to end before it is given up."""
-_TIMER_LAG_S = 0.05
-"""By how much a timer may be late in a loop that nobody blocks."""
 _EOF_GRACE_S = 1.0
 """How long a handler may go on when the MTA has closed its half of the connection."""
 _BUFFER_BYTES = 2 * 65_536
@@ -52,43 +45,24 @@ _MANY_ANSWERS = 64
 """More than these do not wait for the rest of what was read: each may have 32 lines."""
 
 # Hot path: members of an enum as globals.
-_BETWEEN, _MTA, _HANDLER = Phase.BETWEEN, Phase.MTA, Phase.HANDLER
-_EOM, _HOOK = HandlerKind.EOM, HandlerKind.HOOK
+_BETWEEN, _HANDLER = Phase.BETWEEN, Phase.HANDLER
 
 
-class Connection(asyncio.BufferedProtocol):
+class Connection(HandlerHost, asyncio.BufferedProtocol):
     """Serves one connection with a milter."""
 
     __slots__ = (
-        "_arrival",
         "_budget",
-        "_config",
-        "_cut",
-        "_deadline_of_handler",
         "_deadline_of_packet",
         "_dispatcher",
-        "_flush_is_due",
-        "_is_aborted",
         "_is_negotiating",
-        "_is_stopping",
-        "_job",
-        "_kept",
-        "_line",
         "_listener",
-        "_loop",
         "_observers",
         "_on_done",
         "_opened_at",
         "_packets_at_deadline",
         "_packets_at_extension",
-        "_phase",
         "_read_buffer",
-        "_session",
-        "_strays",
-        "_task",
-        "_threads",
-        "_ticket",
-        "_timer",
     )
 
     def __init__(
@@ -106,35 +80,18 @@ class Connection(asyncio.BufferedProtocol):
             listener: The address that was connected to, for handlers and the log.
             on_done: Called once, when the connection is over and all hooks have run.
         """
-        config = self._config = shared.config
+        super().__init__(shared)
         self._budget = shared.memory
-        self._kept = KeptBytes(shared.memory)
-        self._threads = shared.threads
         self._read_buffer = shared.read_buffer
         self._on_done = on_done
-        self._loop = asyncio.get_running_loop()
-        self._session = FilterSession(config.max_packet_bytes)
         self._dispatcher = shared.dispatcher(factory, self._session, self, listener)
         self._observers = shared.observation.observers
         self._listener = listener
         self._opened_at = self._loop.time()
-        self._timer = DeadlineTimer(self._loop, self._on_deadline)
-        self._phase = _BETWEEN
-        self._arrival = Arrival(self._loop)
-        self._task: ServingTask | None = None
-        self._line: Line | None = None
-        # Of the handlers that this task runs; another number once one was given up.
-        self._ticket = 0
-        self._cut: Cut | None = None
-        self._deadline_of_handler = 0.0
         # Of the packet that has partly arrived; at first, of the whole negotiation.
-        self._deadline_of_packet = self._loop.time() + config.negotiation_timeout
+        self._deadline_of_packet = self._opened_at + self._config.negotiation_timeout
         self._packets_at_deadline = self._packets_at_extension = -1
-        # The last handler in a thread, and those that were given up and go on.
-        self._job: Job | None = None
-        self._strays: Sequence[ServingTask | Job] = ()
         self._is_negotiating = True
-        self._is_aborted = self._is_stopping = self._flush_is_due = False
 
     # What the transport calls, and behind it the server
 
@@ -142,7 +99,7 @@ class Connection(asyncio.BufferedProtocol):
         """Start to serve."""
         self._line = Line(cast("asyncio.Transport", transport), self._loop)
         self._observers.connection_opened(self._listener, str(self._line.peer))
-        self._task = ServingTask(self._serve(self._line), self._loop)
+        self._task = ServingTask(self._serve(self._line), self._loop, self)
 
     def connection_failed(self) -> None:
         """Note that there will be no transport."""
@@ -155,24 +112,31 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Take in bytes; the task is woken only for an event, and may be waiting again then."""
         session, arrival = self._session, self._arrival
-        session.receive_data(bytes(self._read_buffer[:nbytes]))
+        data = bytes(self._read_buffer[:nbytes])
         if nbytes == READ_BYTES:
             arrival.wake_soon()  # uvloop reads on, up to 4 MiB in one turn; others wait.
         wakeup = arrival.wakeup
         if wakeup is None:
+            session.receive_data(data)
             if session.buffered_bytes > _BUFFER_BYTES and self._line is not None:
                 self._line.pause_reading()
             self._kept.count(session.buffered_bytes, self._line)
             return
         try:
-            event = session.next_event()
+            event = session.receive(data)
         except RemoteProtocolError as error:
             self._log_protocol_error(error)
             event = session.next_event()
         if event is None:
             self._finish_batch()
         else:
-            arrival.wake_now(wakeup, event)
+            self.sees_waits = True
+            try:
+                arrival.wake_now(wakeup, event)
+                if arrival.wakeup is None:
+                    self.note_wait()
+            finally:
+                self.sees_waits = False
             if nbytes > COUNTED_BYTES:
                 busy_line = self._line if arrival.wakeup is None else None
                 self._kept.count(session.buffered_bytes, busy_line)
@@ -234,88 +198,16 @@ class Connection(asyncio.BufferedProtocol):
         if self._task is not None:
             self._task.cancel()
 
-    # What the dispatcher calls
-
-    def start_clock(self, limit_s: float, kind: HandlerKind) -> int:
-        """Begin a handler's budget."""
-        now = self._loop.time()
-        if self._is_stopping and kind is not _HOOK:
-            # It was on its way when the server stopped: cut short as soon as it waits.
-            limit_s = 0
-        deadline = self._deadline_of_handler = now + limit_s
-        self._phase = Phase.HOOK if kind is _HOOK else _HANDLER
-        if kind is _EOM:
-            deadline = min(deadline, now + self._config.progress_interval)
-        self._timer.set(deadline)
-        if self._session.outgoing and not self._flush_is_due:
-            # Of commands before this one: in one write with its answer, unless the loop turns.
-            self._flush_is_due = True
-            self._loop.call_soon(self._flush)
-        return self._ticket
-
-    def stop_clock(self, ticket: int) -> Cut | None:
-        """End a handler's budget; return why the handler was cut short, or None."""
-        if ticket != self._ticket or self._is_aborted:
-            return Cut.ABANDONED
-        # Whatever the timer does now is of no account until the next phase sets it.
-        self._phase = _BETWEEN
-        task = self._task
-        assert task is not None
-        overdue_s = self._loop.time() - self._deadline_of_handler
-        if self._cut or task.is_asked_to_end or task.cancelling() or overdue_s > _TIMER_LAG_S:
-            return self._settle_cut(task, overdue_s)
-        return None
-
-    def _settle_cut(self, task: ServingTask, overdue_s: float) -> Cut | None:
-        """Take back the cancellations of a handler that has ended; return what they meant."""
-        cut, self._cut = self._cut, None
-        by_handler = task.settle()
-        if cut is not None and task.cancelling():
-            task.uncancel()
-        if task.cancelling():
-            # Somebody else has cancelled the task: the loop is ending. The MTA gets its answer.
-            while task.cancelling():
-                task.uncancel()
-            self._session.receive_eof()
-            self._session.discard_input()
-            return Cut.FROM_OUTSIDE
-        if cut is None and not by_handler and overdue_s > _TIMER_LAG_S:
-            # The timer had no chance to say so.
-            return Cut.BLOCKED_LOOP
-        if cut is Cut.TIME_LIMIT and self._job and self._job.state is JobState.DROPPED:
-            return Cut.NO_THREAD
-        return cut or (Cut.FROM_OUTSIDE if by_handler else None)
-
-    def now(self) -> float:
-        """Return the time of the loop."""
-        return self._loop.time()
-
-    def run_in_thread(self, function: Callable[[], object]) -> Awaitable[object]:
-        """Run a function that may block; a hook perhaps while a handler is still at work."""
-        self.is_stray_at_work()
-        self._job = self._threads.submit(function)
-        return self._job.result()
-
-    def keep(self, gathered_bytes: int) -> bool:
-        """Count what is kept of a message; return whether memory is tight."""
-        return self._kept.gather(gathered_bytes)
-
-    def is_stray_at_work(self) -> bool:
-        """Return whether a handler that was cut short goes on all the same."""
-        strays = self._strays if self._job is None else (*self._strays, self._job)
-        self._strays = [stray for stray in strays if not stray.done()]
-        return bool(self._strays)
-
-    async def send_progress(self) -> None:
-        """Tell the MTA that the end of the message takes longer."""
-        self._session.send_progress()
-        self._flush()
+    def note_wait(self) -> None:
+        """Start the clock of a handler that was called without and is not done at once."""
+        if self._phase is _BETWEEN:
+            self._dispatcher.start_late_clock()
 
     def _on_deadline(self) -> None:
         phase = self._phase
         if phase in (Phase.HANDLER, Phase.HOOK):
             self._on_handler_deadline()
-        elif phase is Phase.MTA and self._arrival.wakeup is not None:
+        elif phase is _BETWEEN and self._arrival.wakeup is not None:
             session = self._session
             if not session.has_negotiated:
                 kind, reason = "negotiation", "nothing was negotiated in time"
@@ -324,11 +216,11 @@ class Connection(asyncio.BufferedProtocol):
             else:
                 kind, reason = "idle", f"it was idle for {self._config.idle_timeout:g} s"
             now, packets = self._loop.time(), session.packets_received
-            is_late = kind != "idle" and now - self._deadline_of_packet > _TIMER_LAG_S
+            is_late = kind != "idle" and now - self._deadline_of_packet > TIMER_LAG_S
             if is_late and self._packets_at_extension != packets:
                 # The loop stood still; uvloop has not read yet what has come. Once a packet.
                 self._packets_at_extension = packets
-                self._deadline_of_packet = now + _TIMER_LAG_S
+                self._deadline_of_packet = now + TIMER_LAG_S
                 self._timer.set(self._deadline_of_packet)
                 return
             self._observers.timed_out(kind)
@@ -343,31 +235,9 @@ class Connection(asyncio.BufferedProtocol):
                 self._observers.timed_out("write")
                 self._line.abort()
 
-    def _on_handler_deadline(self) -> None:
-        now = self._loop.time()
-        if self._cut is not None:
-            self._abandon_handler()
-        elif now < self._deadline_of_handler:
-            # At the end of a message the timer also keeps the MTA waiting.
-            self._session.send_progress()
-            self._flush()
-            self._timer.set(min(self._deadline_of_handler, now + self._config.progress_interval))
-        elif self._is_stopping and self._phase is _HANDLER:
-            self._cut_handler(Cut.STOPPING)
-        elif self._session.has_eof and self._phase is _HANDLER:
-            self._cut_handler(Cut.CONNECTION_LOST)
-        else:
-            self._cut_handler(Cut.TIME_LIMIT)
-
-    def _cut_handler(self, cut: Cut) -> None:
-        if self._cut is None and self._task is not None:
-            self._task.cancel()
-            self._timer.set(self._loop.time() + _CANCEL_GRACE_S)
-        self._cut = cut
-
     def _abandon_handler(self) -> None:
         """Go on without the handler that does not end: with another task in its place."""
-        self._ticket += 1
+        self.ticket += 1
         self._cut = None
         if self._task is not None:
             self._strays = [*self._strays, self._task]
@@ -378,34 +248,40 @@ class Connection(asyncio.BufferedProtocol):
         except RemoteProtocolError as error:
             self._log_protocol_error(error)
         finally:
-            self._task = ServingTask(self._serve(self._line), self._loop)
+            self._task = ServingTask(self._serve(self._line), self._loop, self)
 
     async def _serve(self, line: Line) -> None:
         """Serve events until the connection is over; long, as each coroutine costs 250 bytes."""
-        ticket = self._ticket
         session, dispatcher, arrival = self._session, self._dispatcher, self._arrival
+        reader, queue, task = session.reader, session.queue, self._task
         is_ending = False
+        event: Event | None = None
+        looks = True
         try:
             while True:
                 try:
-                    if line.is_lost:
-                        session.close()
-                    event = session.next_event()
+                    if looks:
+                        if line.is_lost:
+                            session.close()
+                        event = session.next_event()
+                    looks = True
                     if event is None:
                         self._finish_batch()
                         if line.is_writing_paused:
                             # Whatever comes meanwhile wakes nobody.
                             await self._drain(line)
                             continue
-                        self._phase = _MTA
-                        event = await arrival
-                        self._phase = _BETWEEN
+                        await arrival
+                        event, arrival.event = arrival.event, None
                         if event is None:
                             continue
                     if type(event) is ConnectionEnd:
                         break
                     await dispatcher.handle(event)
-                    if len(session.outgoing) > _MANY_ANSWERS:
+                    event = None
+                    # Hot path: nearly always there is nothing more.
+                    looks = bool(reader.buffer or queue)
+                    if looks and len(session.outgoing) > _MANY_ANSWERS:
                         self._flush()
                         if line.is_writing_paused:
                             await self._drain(line)
@@ -432,7 +308,7 @@ class Connection(asyncio.BufferedProtocol):
         except Abandoned:
             return
         finally:
-            if ticket == self._ticket:
+            if task is self._task:
                 self._timer.close()
                 dispatcher.release()
                 self._kept.release()
@@ -447,40 +323,42 @@ class Connection(asyncio.BufferedProtocol):
         assert line is not None
         if not session.message_is_open:
             self._dispatcher.settle()
-        if session.outgoing:
-            line.write(session.data_to_send())
+        out = session.outgoing
+        if out:
+            line.write(out.pop() if len(out) == 1 else session.data_to_send())
             if line.is_writing_paused:
                 self._arrival.wake_soon()  # It is the task that waits, if it is not at work.
         if line.is_reading_paused:
             line.resume_reading()
+        has_part = session.ends_in_macros or session.reader.buffer
+        if has_part or self._kept.bytes or self._is_negotiating:
+            self._finish_partly(session, line)
+        else:
+            deadline = self.time() + self._config.idle_timeout
+            timer = self._timer
+            # Hot path: nearly always only the deadline moves.
+            timer.deadline = deadline
+            if deadline < timer.fires_at:
+                timer.set(deadline)
+
+    def _finish_partly(self, session: FilterSession, line: Line) -> None:
+        """The MTA has more to say at once, or there is something to be counted."""
         is_in_packet = bool(session.reader.buffer)
         if is_in_packet or session.ends_in_macros:
             line.acknowledge_at_once()
-        if is_in_packet or self._kept.bytes:
-            self._kept.count(session.buffered_bytes)
+        self._kept.count(session.buffered_bytes)
         if self._is_negotiating:
             self._is_negotiating = not session.has_negotiated
-        if self._is_negotiating:
-            deadline = self._deadline_of_packet
-        elif is_in_packet:
-            deadline = self._deadline_of_part(session.packets_received)
+        if is_in_packet and not self._is_negotiating:
+            packets = session.packets_received
+            if self._packets_at_deadline != packets:
+                # The beginning of a packet: the clock does not start again until it is whole.
+                self._packets_at_deadline = packets
+                self._deadline_of_packet = self._loop.time() + self._config.packet_timeout
+        if is_in_packet or self._is_negotiating:
+            self._timer.set(self._deadline_of_packet)
         else:
-            self._packets_at_deadline = -1
-            deadline = self._loop.time() + self._config.idle_timeout
-        self._timer.set(deadline)
-
-    def _deadline_of_part(self, packets_received: int) -> float:
-        if self._packets_at_deadline != packets_received:
-            # The beginning of a packet: the clock does not start again until it is whole.
-            self._packets_at_deadline = packets_received
-            self._deadline_of_packet = self._loop.time() + self._config.packet_timeout
-        return self._deadline_of_packet
-
-    def _flush(self) -> None:
-        self._flush_is_due = False
-        data = self._session.data_to_send()
-        if data and self._line is not None:
-            self._line.write(data)
+            self._timer.set(self._loop.time() + self._config.idle_timeout)
 
     async def _drain(self, line: Line) -> None:
         """Wait until the MTA has read enough of its answers."""

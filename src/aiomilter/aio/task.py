@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Protocol
 
 __all__ = ["ServingTask"]
+
+
+class _Owner(Protocol):
+    def note_wait(self) -> None: ...
 
 
 class ServingTask(asyncio.Task[None]):
@@ -21,12 +25,26 @@ class ServingTask(asyncio.Task[None]):
         is_asked_to_end: Whether such a request has been noted and not yet carried out.
     """
 
+    __slots__ = ("_owner",)
+
     is_asked_to_end = False
     _is_carried_out = False
 
     def __init__(
-        self, coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop
+        self,
+        coroutine: Coroutine[Any, Any, None],
+        loop: asyncio.AbstractEventLoop,
+        owner: _Owner,
     ) -> None:
+        """Begin.
+
+        Args:
+            coroutine: What serves.
+            loop: The event loop.
+            owner: Whom to tell of a handler that has asked for its cancellation, before it is
+                known whether it waits for anything.
+        """
+        self._owner = owner
         # One name for all: a number for each costs 57 bytes a connection.
         super().__init__(coroutine, loop=loop, name="aiomilter")
 
@@ -35,6 +53,7 @@ class ServingTask(asyncio.Task[None]):
         if asyncio.current_task(self.get_loop()) is not self:
             return super().cancel(msg)
         self.is_asked_to_end = True
+        self._owner.note_wait()
         self.get_loop().call_soon(self._carry_out)
         return True
 

@@ -30,7 +30,7 @@ from aiomilter.app.handlers import Handler, HandlerKind, handler_table
 from aiomilter.app.host import Cut, FaultPolicy, Host
 from aiomilter.app.milter import Milter
 from aiomilter.app.results import FAILED, read_result
-from aiomilter.app.running import FaultError, GoneError
+from aiomilter.app.running import LONG_S, FaultError, GoneError
 from aiomilter.app.text import describe_error, show_value
 from aiomilter.app.watch import Observation
 from aiomilter.errors import LocalProtocolError
@@ -54,7 +54,7 @@ __all__ = ["Dispatcher"]
 _logger = logging.getLogger("aiomilter")
 
 _CONTINUE, _NOREPLY, _SKIP = Status.CONTINUE, Status.NOREPLY, Status.SKIP
-_GATHER, _EOM = HandlerKind.GATHER, HandlerKind.EOM
+_EVENT, _GATHER, _EOM = HandlerKind.EVENT, HandlerKind.GATHER, HandlerKind.EOM
 _HANDLED_BY_ALL_STAGES = (1 << len(State)) - 1
 _EOM_BIT = 1 << State.EOM
 
@@ -116,7 +116,6 @@ class Dispatcher(Answerer):
         if handler is None:
             await self._handle_other(event)
             return
-        # Hot path: all that records and metrics cost where nobody wants any.
         watch = self.watch
         if watch is not None:
             watch.see(event)
@@ -129,34 +128,38 @@ class Dispatcher(Answerer):
         if self._relay is not None:
             await self._serve_relay(self._relay, handler, event)
             return
-        if type(event) is Header and handler.kind is _GATHER:
-            self._take_header(event)
-            if watch is not None:
-                self.settle()
-            return
         result: object = FAILED
         is_gone = False
         try:
-            if handler.kind is _GATHER:
-                await self._gather(handler, event)
-                return
-            if handler.kind is _EOM:
-                result = await self._end_message(handler)
+            if handler.kind is not _EVENT:
+                if type(event) is Header:
+                    self._take_header(event)
+                elif handler.kind is _EOM:
+                    result = await self._end_message(handler)
+                else:
+                    await self._gather(handler, event)
                 return
             arguments = ARGUMENTS[kind](self._facts, event)
             self._event = event
-            # Hot path: what `_run` does, with one coroutine less for each command (0.4 µs).
-            ticket = self._begin(handler)
-            try:
-                if handler.is_async:
+            host = self._host
+            if not host.sees_waits or not handler.is_async or self._has_stray:
+                result = await self._run(handler, arguments)
+            else:
+                # Hot path: nearly all handlers wait for nothing. Without coroutine and clock of
+                # `_run` such a command takes 6 % less time.
+                self._running = handler
+                ticket, time = host.ticket, host.time
+                began = time()
+                try:
                     result = await handler.function(self._milter, *arguments)
-                else:
-                    result = await self._run_in_thread(handler, arguments)
-            except BaseException as error:  # noqa: BLE001  (a milter may raise anything)
-                raise self._failed(handler, ticket, error) from None
-            self._end(handler, ticket)
+                except BaseException as error:  # noqa: BLE001  (a milter may raise anything)
+                    self._end_late(handler, ticket, began)
+                    raise self._fault(handler.name, describe_error(error), error) from None
+                if host.ticket != ticket or time() - began > LONG_S:
+                    self._end_late(handler, ticket, began)
+                self._running = None
             if result is None or result is _CONTINUE:
-                self._session.respond(_CONTINUE)
+                self._session.go_on()
                 given = _CONTINUE
             else:
                 given = self._answer(handler, result)
@@ -172,9 +175,10 @@ class Dispatcher(Answerer):
             is_gone = True
         finally:
             if watch is not None:
-                if handler.kind is not _GATHER:
+                if watch.hears_handlers and handler.kind is not _GATHER:
                     watch.note_handler(handler.name, result)
-                self.settle()
+                if not self._session.message_is_open:
+                    self.settle()
             if self._gathering is not None and not self._session.message_is_open:
                 self._end_gathering()
         if is_gone:

@@ -128,7 +128,7 @@ class MessageGatherer(MemberRunner):
                 return
             if size > self._count_headers_at and self._is_too_much(gathering, size):
                 return
-        self._session.respond(_CONTINUE)
+        self._session.go_on()
 
     def _is_too_much(self, gathering: Gathering, header_bytes: int) -> bool:
         """Count what headers take; give the message up if that is much while memory is tight."""
@@ -165,7 +165,7 @@ class MessageGatherer(MemberRunner):
         except FaultError as fault:
             self._give_up_message(fault.answer)
         else:
-            self._session.respond(_CONTINUE)
+            self._session.go_on()
 
     async def _keep(self, gathering: Gathering, chunk: bytes) -> None:
         """Keep a piece of the body.

@@ -11,7 +11,7 @@ from aiomilter.app.handlers import HandlerKind
 from aiomilter.app.message.collector import CollectLimits
 from aiomilter.session.status import Status
 
-__all__ = ["Abandoned", "Cut", "FaultPolicy", "Host"]
+__all__ = ["Abandoned", "Clock", "Cut", "FaultPolicy", "Host"]
 
 
 class Cut(enum.Enum):
@@ -33,23 +33,43 @@ class Abandoned(BaseException):
     """A handler that was given up has come back: nobody is left to listen to it."""
 
 
-class Host(Protocol):
-    """What runs a `Dispatcher`: keeper of the clock, of threads and of the line to the MTA."""
+class Clock(Protocol):
+    """Returns a time in seconds that never goes back."""
 
-    def start_clock(self, limit_s: float, kind: HandlerKind) -> int:
+    def __call__(self) -> float:
+        """Return it."""
+        ...
+
+
+class Host(Protocol):
+    """What runs a `Dispatcher`: keeper of the clock, of threads and of the line to the MTA.
+
+    Attributes:
+        sees_waits: Whether a handler that waits for something is noticed, so that its clock need
+            not be started until then: `Dispatcher.start_late_clock` is called.
+        ticket: Another number once a clock was started, or a handler was given up.
+        time: The clock.
+    """
+
+    sees_waits: bool
+    ticket: int
+    time: Clock
+
+    def start_clock(self, limit_s: float, kind: HandlerKind, began: float | None = None) -> int:
         """Begin a handler's budget; at the end of a message also keep the MTA waiting.
 
+        Args:
+            limit_s: The budget.
+            kind: What the MTA does meanwhile.
+            began: When the handler was called, if that was before now.
+
         Returns:
-            A ticket for `stop_clock`.
+            What ``ticket`` was before; `stop_clock` asks for it.
         """
         ...
 
     def stop_clock(self, ticket: int) -> Cut | None:
         """End a handler's budget; return why the handler was cut short, or None."""
-        ...
-
-    def now(self) -> float:
-        """Return a time in seconds that never goes back."""
         ...
 
     def run_in_thread(self, function: Callable[[], object]) -> Awaitable[object]:

@@ -90,15 +90,14 @@ class MessageRecord:
         found: dict[str, object] = {}
         for name in self.__slots__:
             value: object = getattr(self, name)
-            if value is None or value in ("", (), {}):
-                continue
-            if isinstance(value, tuple):
-                value = list(self.recipients)
-            elif isinstance(value, Mapping):
-                value = dict(self.edits)
-            elif isinstance(value, float):
-                value = round(value, 6)
-            found[name] = value
+            # 0 and False say something.
+            if value or value == 0:
+                found[name] = value
+        found["seconds"] = round(self.seconds, 6)
+        if self.recipients:
+            found["recipients"] = list(self.recipients)
+        if self.edits:
+            found["edits"] = dict(self.edits)
         return found
 
     def __str__(self) -> str:

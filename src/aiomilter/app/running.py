@@ -17,9 +17,12 @@ from aiomilter.app.text import describe_error
 from aiomilter.app.watch import Watch
 from aiomilter.session.status import Status
 
-__all__ = ["FaultError", "GoneError", "HandlerRunner"]
+__all__ = ["LONG_S", "FaultError", "GoneError", "HandlerRunner"]
 
 _logger = logging.getLogger("aiomilter")
+
+LONG_S = 0.05
+"""A handler that took this long without waiting for anything may have exceeded its budget."""
 
 # Hot path: a member of an enum as a global.
 _EOM = HandlerKind.EOM
@@ -105,12 +108,13 @@ class HandlerRunner:
                 reason = "not called: an earlier handler, cut short, is still at work"
                 raise self._fault(handler.name, reason, None, kind="not_called")
         self._running = handler
-        # Hot path: `_limit_s` without its call.
-        limit_s, kind = handler.time_limit_s, handler.kind
-        if limit_s is None:
-            policy = self._policy
-            limit_s = policy.eom_timeout_s if kind is _EOM else policy.handler_timeout_s
-        return self._host.start_clock(limit_s, kind)
+        return self._host.start_clock(self._limit_s(handler), handler.kind)
+
+    def start_late_clock(self) -> None:
+        """Begin the budget of a handler that was called without, and now waits."""
+        handler = self._running
+        if handler is not None:
+            self._host.start_clock(self._limit_s(handler), handler.kind)
 
     def _limit_s(self, handler: Handler) -> float:
         if handler.time_limit_s is not None:
@@ -133,6 +137,22 @@ class HandlerRunner:
         if cut is not None:
             self._raise_cut(handler, cut)
         self._running = None
+
+    def _end_late(self, handler: Handler, ticket: int, began: float) -> None:
+        """End the budget of a handler that was called without; otherwise as `_end`.
+
+        Args:
+            handler: The handler.
+            ticket: That of the host when the handler was called.
+            began: When that was.
+        """
+        host = self._host
+        if host.ticket == ticket and host.time() - began > LONG_S:
+            host.start_clock(self._limit_s(handler), handler.kind, began)
+        if host.ticket == ticket:
+            self._running = None
+        else:
+            self._end(handler, ticket)
 
     def _failed(self, handler: Handler, ticket: int, error: BaseException) -> FaultError:
         """End the budget of a handler that raised; return what is to be raised for it.

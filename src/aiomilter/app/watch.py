@@ -27,7 +27,6 @@ _STAGES: dict[type[Event], str] = {
     Mail: "mail",
     Rcpt: "rcpt",
     Data: "data",
-    Header: "header",
     EndOfHeaders: "eoh",
     Body: "body",
     EndOfMessage: "eom",
@@ -57,7 +56,11 @@ class Observation:
 
 
 class Watch:
-    """Notes what happens in one session."""
+    """Notes what happens in one session.
+
+    Attributes:
+        hears_handlers: Whether somebody wants to know of each handler.
+    """
 
     __slots__ = (
         "_began_at",
@@ -74,11 +77,13 @@ class Watch:
         "_size_bytes",
         "_stage",
         "_status",
+        "hears_handlers",
     )
 
     def __init__(self, observation: Observation, facts: Facts) -> None:
         self._clock = observation.clock
         self._observers = observation.observers
+        self.hears_handlers = observation.observers.hears_handlers
         self._facts = facts
         self._has_begun = False
         self._is_open = False
@@ -121,21 +126,26 @@ class Watch:
         """Note an event that is shown to the milter."""
         if not self._has_begun:
             self.begin_session()
-        self.start_clock()
-        self._stage = _STAGES.get(type(event), self._stage)
+        # Hot path: `start_clock` without its call.
+        if self.hears_handlers:
+            self._called_at = self._clock()
         if type(event) is Header:
+            # Hot path: there are more of these than of all the rest.
+            self._stage = "header"
             self._size_bytes += len(event.name) + len(event.value)
-        elif type(event) is Body:
+            return
+        self._stage = _STAGES.get(type(event), self._stage)
+        if type(event) is Body:
             self._size_bytes += len(event.chunk)
 
     def start_clock(self) -> None:
         """Note that a handler is about to be called."""
-        if self._observers.hears_handlers:
+        if self.hears_handlers:
             self._called_at = self._clock()
 
     def note_handler(self, handler: str, result: object) -> None:
         """Note that a handler has returned, or failed."""
-        if self._observers.hears_handlers:
+        if self.hears_handlers:
             seconds = self._clock() - self._called_at
             self._observers.handler_finished(handler, seconds, name_of_result(result))
 

@@ -80,6 +80,7 @@ class AnsweringSession:
         actions: The action bits that were agreed; 0 before the negotiation.
         message_is_open: Whether a message has begun and has no verdict yet.
         outgoing: The packets that `data_to_send` would return; to be looked at only.
+        queue: The events that are known and not fetched yet; to be looked at only.
     """
 
     __slots__ = (
@@ -93,35 +94,35 @@ class AnsweringSession:
         "_options",
         "_options_sent",
         "_owed",
-        "_queue",
         "_refusal",
         "_refusal_of_data",
-        "_skipped",
         "_spares_message",
         "_state",
+        "_wanted",
         "actions",
         "macros",
         "message_is_open",
         "outgoing",
+        "queue",
     )
 
     def __init__(self) -> None:
         self.macros = MacroStore()
         self.actions = 0
         self._state = int(State.INIT)
-        self._handled = 0
+        # Stages with a handler, and those of them that are not skipped in this message.
+        self._handled = self._wanted = 0
         self._options = 0
         self._options_sent = 0
         self._offered_options = 0
         self.outgoing: list[bytes] = []
-        self._queue: list[Event] = []
+        self.queue: list[Event] = []
         self.message_is_open = False
         # The state of the command that waits for an answer, and its no-reply bit.
         self._awaiting: int | None = None
         self._awaiting_no_reply = 0
         # Whether that command is the last piece of a body that came with the end of the message.
         self._eom_follows = False
-        self._skipped = 0
         self._owed: tuple[Status, bytes] | None = None
         self._refusal: bytes | None = None
         # What a refusal at DATA was: the client may ask once more.
@@ -155,16 +156,13 @@ class AnsweringSession:
                 at this place: the MTA would wait for ever.
         """
         target = self._awaiting
-        if target is None or self._queue:
+        if target is None or self.queue:
             raise LocalProtocolError("there is no event to answer")
         if edits and target != _EOM:
             raise LocalProtocolError("edits are for the end of a message only")
         if status is _CONTINUE and target < _EOM and not self._eom_follows:
-            # Hot path: the rest of this method in two lines, for nearly all answers.
             self._awaiting = None
-            no_reply = self._awaiting_no_reply
-            if not self._options & no_reply or not self._offered_options & no_reply:
-                self.outgoing.append(_CONTINUE_PACKET)
+            self._answer_continue(self._awaiting_no_reply)
             return
         if status is _NOREPLY and not self.may_answer():
             status = _CONTINUE
@@ -173,7 +171,8 @@ class AnsweringSession:
             # ACCEPT at MAIL and RCPT and loses the body when it comes at a header.
             is_sent = target == _BODY and self._options_sent & _SKIP_OPTION
             status = _SKIP if is_sent and not self._eom_follows else _CONTINUE
-            self._skipped |= 1 << target if self.message_is_open else 0
+            if self.message_is_open:
+                self._wanted &= ~(1 << target)
         packet = _encode_verdict(status, text)
         self._awaiting = None
         if self._eom_follows:
@@ -181,7 +180,7 @@ class AnsweringSession:
             if status is _CONTINUE:
                 event = self._reach_end_of_message()
                 if event is not None:
-                    self._queue.append(event)
+                    self.queue.append(event)
                 return
             target = _EOM
         no_reply = self._awaiting_no_reply
@@ -191,6 +190,22 @@ class AnsweringSession:
         if edits:
             self.outgoing.append(edits)
         self._conclude(target, status, packet)
+
+    def go_on(self) -> None:
+        """Answer the open event with CONTINUE: `respond` for nearly all of them.
+
+        Raises:
+            LocalProtocolError: There is no open event.
+        """
+        # Hot path: a third of the questions that `respond` asks.
+        target = self._awaiting
+        if target is None or target >= _EOM or self._eom_follows or self.queue:
+            self.respond(_CONTINUE)
+            return
+        self._awaiting = None
+        no_reply = self._awaiting_no_reply
+        if not self._options & no_reply or not self._offered_options & no_reply:
+            self.outgoing.append(_CONTINUE_PACKET)
 
     def takes_verdict_at_unknown(self, status: Status) -> bool:
         """Return whether an MTA may be given this verdict on an unknown command.
@@ -227,7 +242,7 @@ class AnsweringSession:
             LocalProtocolError: Not at the end of a message. Sendmail takes it for a fault
                 everywhere else.
         """
-        if self._awaiting != _EOM or self._queue:
+        if self._awaiting != _EOM or self.queue:
             raise LocalProtocolError("progress is for the end of a message only")
         self.outgoing.append(_PROGRESS_PACKET)
 
@@ -289,7 +304,7 @@ class AnsweringSession:
         if self.message_is_open:
             self.message_is_open = False
             self._is_announced = self._spares_message = False
-            self._skipped = 0
+            self._wanted = self._handled
             self._owed = None
             self.macros.end_message(next_has_macros)
 

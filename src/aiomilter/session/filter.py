@@ -45,7 +45,7 @@ from aiomilter.session.negotiation import (
     options_without,
     read_offer,
 )
-from aiomilter.session.stages import STAGES, EventWithAnswer, Stage
+from aiomilter.session.stages import CONTENT, STAGES, EventWithAnswer, Stage
 from aiomilter.session.states import (
     ABORTS,
     ABORTS_AND_SWALLOWS,
@@ -66,7 +66,7 @@ from aiomilter.wire.commands import (
     Body,
     OfferOptions,
 )
-from aiomilter.wire.framing import PacketReader
+from aiomilter.wire.framing import HEAD, PacketReader
 
 __all__ = ["FilterSession"]
 
@@ -97,7 +97,6 @@ class FilterSession(AnsweringSession):
     __slots__ = (
         "_ended",
         "_eof",
-        "_held",
         "_max_payload_bytes",
         "_moves",
         "_offer",
@@ -116,7 +115,6 @@ class FilterSession(AnsweringSession):
         super().__init__()
         self._max_payload_bytes = max_payload_bytes
         self.reader = PacketReader(min(max_payload_bytes, MAX_PAYLOAD_BYTES_BEFORE_NEGOTIATION))
-        self._held: tuple[int, bytes] | None = None
         self._moves = moves_for(0)
         self._offer: NegotiationOffer | None = None
         self._started = False
@@ -140,7 +138,7 @@ class FilterSession(AnsweringSession):
     @property
     def is_unanswered(self) -> bool:
         """Whether the last event expects an answer and has none."""
-        return not self._queue and (self._awaiting is not None or self._offer is not None)
+        return not self.queue and (self._awaiting is not None or self._offer is not None)
 
     @property
     def buffered_bytes(self) -> int:
@@ -170,17 +168,16 @@ class FilterSession(AnsweringSession):
         Nor are they after `receive_eof`: what came before may be discarded by now, and these
         would begin anywhere in a packet.
         """
-        if not self._ended and not self._eof:
-            self.reader.receive_data(data)
+        self.reader.receive_data(data)
 
     def receive_eof(self) -> None:
         """Note that the MTA will send nothing more; what it has sent is still processed."""
         self._eof = True
+        self.reader.is_closed = True
 
     def discard_input(self) -> None:
         """Forget what was received and not yet processed."""
         self.reader.discard()
-        self._held = None
 
     def close(self) -> None:
         """End the connection from this side.
@@ -190,18 +187,19 @@ class FilterSession(AnsweringSession):
         """
         if self._ended:
             return
-        self._ended = True
+        self._ended = self.reader.is_closed = True
         self.discard_input()
         self._offer = None
         self._awaiting = None
         self._eom_follows = False
-        self._queue.clear()
+        self.queue.clear()
         if self.message_is_open:
             self._end_message()
-            self._queue.append(MessageAborted())
+            self.queue.append(MessageAborted())
         if self._started:
             self._started = False
-            self._queue.append(SessionEnd())
+            self.queue.append(SessionEnd())
+        self.queue.append(ConnectionEnd())
 
     def next_event(self) -> Event | None:
         """Return the next event, or None if more bytes are needed.
@@ -211,22 +209,13 @@ class FilterSession(AnsweringSession):
                 closing events follow.
             LocalProtocolError: The event before this one has not been answered.
         """
-        if self._queue:
-            return self._queue.pop(0)
+        if self.queue:
+            return self.queue.pop(0)
         if self._awaiting is not None or self._offer is not None:
             raise LocalProtocolError("the last event has not been answered yet")
         try:
-            while True:
-                packet = self._held
-                if packet is not None:
-                    self._held = None
-                else:
-                    packet = self.reader.next_packet()
-                    if packet is None:
-                        if self._eof:
-                            self.close()
-                        return self._closing_event() if self._ended else None
-                    self.packets_received += 1
+            while (packet := self.reader.next_packet()) is not None:
+                self.packets_received += 1
                 letter, payload = packet
                 if letter == _MACRO_LETTER:
                     if self._receive_macros(payload):
@@ -237,7 +226,7 @@ class FilterSession(AnsweringSession):
                 move = self._moves[self._state][letter]
                 if not self._started and move != NOT_A_COMMAND and letter != _QUIT_LETTER:
                     self._started = True
-                    self._held = packet
+                    self._put_back(letter, payload)
                     return SessionStart()
                 if move == PROCESS:
                     stage = STAGES.get(letter)
@@ -248,14 +237,56 @@ class FilterSession(AnsweringSession):
                 elif move == NOT_A_COMMAND:
                     raise RemoteProtocolError("an unknown command", bytes((letter,)) + payload)
                 else:
-                    event = self._receive_unexpected(packet, move, has_macros)
+                    event = self._receive_unexpected(letter, payload, move, has_macros)
                 if event is not None:
                     return event
         except RemoteProtocolError:
             self.close()
             raise
+        if self._eof:
+            self.close()
+        return self._closing_event() if self._ended else None
+
+    def receive(self, data: bytes) -> Event | None:
+        """Take in bytes and return the next event: `receive_data` and `next_event` in one.
+
+        Raises:
+            RemoteProtocolError: As `next_event`.
+            LocalProtocolError: As `next_event`; the bytes are taken in.
+        """
+        # Hot path: nearly all reads are one command of an open message. This does for it what
+        # those two do, with half of their steps (a sixth of all steps of the library).
+        reader = self.reader
+        if self.message_is_open and not reader.buffer and len(data) >= HEAD.size:
+            length, letter = HEAD.unpack_from(data)
+            content = CONTENT.get(letter)
+            if content is not None and len(data) == length + 4 <= reader.max_payload_bytes + 5:
+                target, bit, no_reply, decode = content
+                if (
+                    self._wanted & bit
+                    and self._moves[self._state][letter] == PROCESS
+                    and self._awaiting is None
+                    and not (self._owed or reader.is_closed)
+                ):
+                    self.packets_received += 1
+                    self.ends_in_macros = False
+                    try:
+                        event = decode(data[HEAD.size :])
+                    except RemoteProtocolError:
+                        self.close()
+                        raise
+                    self._state = self._awaiting = target
+                    self._awaiting_no_reply = no_reply
+                    return event
+        reader.receive_data(data)
+        return self.next_event()
 
     # Commands
+
+    def _put_back(self, letter: int, payload: bytes) -> None:
+        """Have the packet that is being processed come once more."""
+        self.packets_received -= 1
+        self.reader.put_back(letter, payload)
 
     def _receive_command(self, stage: Stage, letter: int, payload: bytes) -> Event | None:
         """Process one of `STAGES`; return its event, or None if it was answered here."""
@@ -270,7 +301,7 @@ class FilterSession(AnsweringSession):
         if clear_from:
             self.macros.clear_from(clear_from)
         event: EventWithAnswer | None = None
-        if self._handled & bit and not self._skipped & bit:
+        if self._wanted & bit:
             if letter == _HELO_LETTER and payload[-1]:
                 # The one malformed payload that does not end the connection: libmilter's helo
                 # handler fails without a result, and nothing is answered.
@@ -306,7 +337,7 @@ class FilterSession(AnsweringSession):
             self._awaiting_no_reply = no_reply
         if starts:
             if event is not None:
-                self._queue.append(event)
+                self.queue.append(event)
             return MessageStart()
         return event
 
@@ -347,7 +378,7 @@ class FilterSession(AnsweringSession):
                 return None
             self._begin_message()
         event: Event | None
-        wants_body = 1 << _BODY & self._handled & ~self._skipped
+        wants_body = 1 << _BODY & self._wanted
         if payload and wants_body and self._owed is None:
             # The answer to this last piece is no answer to the MTA unless it is a verdict.
             self._awaiting = _BODY
@@ -357,7 +388,7 @@ class FilterSession(AnsweringSession):
         else:
             event = self._reach_end_of_message()
         if event is not None and starts:
-            self._queue.append(event)
+            self.queue.append(event)
             return MessageStart()
         return event
 
@@ -384,15 +415,14 @@ class FilterSession(AnsweringSession):
         return SessionEnd()
 
     def _receive_unexpected(
-        self, packet: tuple[int, bytes], move: int, has_macros: bool
+        self, letter: int, payload: bytes, move: int, has_macros: bool
     ) -> Event | None:
         """Process a command that does not follow from the current state."""
-        letter = packet[0]
         before = State(self._state)
         self._state = _HELO
         if move == ABORTS or (move == ABORTS_AND_SWALLOWS and self.message_is_open):
             # Once more from HELO, to be processed, or swallowed, there.
-            self._held = packet
+            self._put_back(letter, payload)
             return self._abort_message(has_macros)
         if letter == _QUIT_LETTER:
             self.close()
@@ -410,7 +440,7 @@ class FilterSession(AnsweringSession):
         Args:
             handled: A mask with the bit ``1 << state`` of each of them.
         """
-        self._handled = handled
+        self._handled = self._wanted = handled
         if self._state == State.INIT:
             self._options = self._options_sent = options_without(handled)
             self._moves = moves_for(self._options)
@@ -456,7 +486,7 @@ class FilterSession(AnsweringSession):
         return MessageAborted()
 
     def _closing_event(self) -> Event:
-        return self._queue.pop(0) if self._queue else ConnectionEnd()
+        return self.queue.pop(0) if self.queue else ConnectionEnd()
 
     # The commands that are more, or less, than an event with an answer.
     _others: ClassVar[dict[int, Callable[[FilterSession, bytes], Event | None]]] = {

@@ -22,11 +22,11 @@ from struct import Struct
 from aiomilter.errors import RemoteProtocolError
 from aiomilter.spec import MAX_PAYLOAD_BYTES
 
-__all__ = ["PacketReader", "encode_packet"]
+__all__ = ["HEAD", "PacketReader", "encode_packet"]
 
 _LENGTH = Struct(">I")
-_HEAD = Struct(">IB")
-_HEAD_BYTES = _HEAD.size
+HEAD = Struct(">IB")
+"""Length and letter."""
 _SIGN_BIT = 0x80000000
 
 _FOREIGN_GREETINGS: tuple[tuple[bytes, str], ...] = (
@@ -58,12 +58,13 @@ class PacketReader:
     """Cuts a stream of bytes into packets, however the bytes arrive.
 
     Attributes:
+        is_closed: Whether nothing more is taken in; may be set.
         buffer: What has come in and is not all returned as packets; empty if all is. To be looked
             at only.
         max_payload_bytes: The largest payload that is let in; may be changed between packets.
     """
 
-    __slots__ = ("_offset", "buffer", "max_payload_bytes")
+    __slots__ = ("_offset", "buffer", "is_closed", "max_payload_bytes")
 
     def __init__(self, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> None:
         self.max_payload_bytes = max_payload_bytes
@@ -72,6 +73,7 @@ class PacketReader:
         # place: joining bytes would make a peer that sends single bytes cost quadratic time.
         self.buffer: bytes | bytearray = b""
         self._offset = 0
+        self.is_closed = False
 
     @property
     def buffered_bytes(self) -> int:
@@ -81,6 +83,8 @@ class PacketReader:
     def receive_data(self, data: bytes) -> None:
         """Take in bytes from the other end; any number of them, cut anywhere."""
         buffer = self.buffer
+        if self.is_closed:
+            return
         if not buffer:
             self.buffer = data
             return
@@ -100,32 +104,37 @@ class PacketReader:
             RemoteProtocolError: The packet announces a payload above ``max_payload_bytes``. The
                 buffer is as it was.
         """
-        buffer = self.buffer
-        if not buffer:
-            return None
-        start = self._offset
+        buffer, start = self.buffer, self._offset
         size = len(buffer)
-        if size - start < _HEAD_BYTES:
+        body = start + HEAD.size
+        if size < body:
             if size - start >= _LENGTH.size:
                 self._check_length(_LENGTH.unpack_from(buffer, start)[0])
             return None
-        length, letter = _HEAD.unpack_from(buffer, start)
-        body = start + _HEAD_BYTES
-        if length <= 1 or length > _SIGN_BIT:
-            end = body
-        else:
-            end = body + length - 1
-            if length - 1 > self.max_payload_bytes:
-                self._check_length(length)
+        length, letter = HEAD.unpack_from(buffer, start)
+        payload_bytes = length - 1
+        if 0 <= payload_bytes <= self.max_payload_bytes:
+            end = body + payload_bytes
             if end > size:
                 return None
+        else:
+            self._check_length(length)
+            end = body
         if end < size:
             self._offset = end
         else:
             # Nothing is left: an idle connection does not hold on to what it has read last.
             self.buffer = b""
             self._offset = 0
-        return letter, bytes(buffer[body:end])
+        payload = buffer[body:end]
+        return letter, payload if type(payload) is bytes else bytes(payload)
+
+    def put_back(self, letter: int, payload: bytes) -> None:
+        """Have the packet that was returned last returned once more."""
+        if self.buffer:
+            self._offset -= HEAD.size + len(payload)
+        else:
+            self.buffer = encode_packet(bytes((letter,)), payload)
 
     def discard(self) -> None:
         """Forget everything that was received and not yet returned."""

@@ -51,7 +51,7 @@ class MemberRunner(HandlerRunner):
         Together they get as long as the one that may take longest: the MTA that waits knows
         nothing of their number.
         """
-        return self._host.now() + max(map(self._limit_s, handlers), default=0.0)
+        return self._host.time() + max(map(self._limit_s, handlers), default=0.0)
 
     async def call_member(
         self,
@@ -83,7 +83,7 @@ class MemberRunner(HandlerRunner):
                 raise self._fault(handler.name, reason, None, kind="not_called")
             limit_s = self._limit_s(handler)
             if kind is not HandlerKind.HOOK:
-                limit_s = max(0.0, min(limit_s, deadline - self._host.now()))
+                limit_s = max(0.0, min(limit_s, deadline - self._host.time()))
             return await self._call(member, handler, arguments, limit_s, kind)
         except Abandoned:
             # By now the name is that of another one.
