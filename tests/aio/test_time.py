@@ -119,21 +119,40 @@ async def test_a_handler_has_its_clock_wherever_its_command_stands(
     assert "in on_header of" in line
 
 
+@pytest.mark.parametrize("waits_then", [False, True])
 async def test_a_handler_that_blocks_the_loop_beyond_its_budget_costs_one_tempfail(
-    caplog: pytest.LogCaptureFixture,
+    waits_then: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Though it waits for nothing, so that no timer can go off meanwhile."""
+    """Though no timer can go off meanwhile, and nobody knows of it until it waits."""
 
     class Blocking(Recorder):
         async def act(self, where: str) -> None:
             if where == "rcpt":
                 keep_busy(4 * BRIEF_S)
+                if waits_then:
+                    await asyncio.sleep(0)
 
     async with session(recorder(Blocking), handler_timeout=BRIEF_S) as mta:
         assert await mta.converse(MAIL, RCPT, BODY) == b"ctc"
     (line,) = errors(caplog)
     assert "in on_rcpt of" in line
     assert "it blocked the event loop" in line
+
+
+async def test_what_a_handler_blocks_before_it_waits_is_of_its_budget(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Late(Recorder):
+        async def act(self, where: str) -> None:
+            if where == "rcpt":
+                keep_busy(6 * BRIEF_S)
+                await asyncio.sleep(6 * BRIEF_S)
+
+    async with session(recorder(Late), handler_timeout=8 * BRIEF_S) as mta:
+        assert await mta.converse(MAIL, RCPT, BODY) == b"ctc"
+    (line,) = errors(caplog)
+    assert "in on_rcpt of" in line
+    assert "it took longer than its time limit" in line
 
 
 async def test_a_handler_may_block_the_loop_within_its_budget(

@@ -2,8 +2,9 @@
 
 Rules of this file:
 
-- A handler's clock starts when it waits for the first time. Nearly all handlers wait for nothing,
-  and a clock would cost as much as half of what is done for their command here.
+- A handler's clock starts when it waits for the first time, and counts from its call. Nearly all
+  handlers wait for nothing, and a clock would cost as much as half of what is done for their
+  command here.
 - A handler that is cut short is cancelled, has a moment to end, and is then given up: it may go on,
   but the connection goes on without it.
 - Whoever cancels the task of the connection from outside ends the connection, but the MTA has its
