@@ -271,6 +271,19 @@ async def test_a_fault_in_begin_message_fails_that_message_only(
     assert milter.journal.entries.count("mail") == 1
 
 
+async def test_a_begin_message_that_cancels_its_own_task_costs_one_tempfail() -> None:
+    class SelfCancelling(Recorder):
+        def begin_message(self) -> None:
+            super().begin_message()
+            task = asyncio.current_task()
+            if self.messages == 1 and task is not None:
+                task.cancel()
+
+    async with session(recorder(SelfCancelling)) as mta:
+        assert await mta.converse(CONNECT, HELO, MAIL) == b"cct"
+        assert await second_message(mta) == SECOND_MESSAGE
+
+
 async def test_a_message_whose_begin_failed_is_refused_at_every_stage() -> None:
     class Faulty(Milter):
         def begin_message(self) -> None:

@@ -119,21 +119,72 @@ async def test_a_handler_has_its_clock_wherever_its_command_stands(
     assert "in on_header of" in line
 
 
+@pytest.mark.parametrize("waits_then", [False, True])
 async def test_a_handler_that_blocks_the_loop_beyond_its_budget_costs_one_tempfail(
-    caplog: pytest.LogCaptureFixture,
+    waits_then: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Though it waits for nothing, so that no timer can go off meanwhile."""
+    """Though no timer can go off meanwhile, and nobody knows of it until it waits."""
 
     class Blocking(Recorder):
         async def act(self, where: str) -> None:
             if where == "rcpt":
                 keep_busy(4 * BRIEF_S)
+                if waits_then:
+                    await asyncio.sleep(0)
 
     async with session(recorder(Blocking), handler_timeout=BRIEF_S) as mta:
         assert await mta.converse(MAIL, RCPT, BODY) == b"ctc"
     (line,) = errors(caplog)
     assert "in on_rcpt of" in line
     assert "it blocked the event loop" in line
+
+
+async def test_what_a_handler_blocks_before_it_waits_is_of_its_budget(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Late(Recorder):
+        async def act(self, where: str) -> None:
+            if where == "rcpt":
+                keep_busy(6 * BRIEF_S)
+                await asyncio.sleep(6 * BRIEF_S)
+
+    async with session(recorder(Late), handler_timeout=8 * BRIEF_S) as mta:
+        assert await mta.converse(MAIL, RCPT, BODY) == b"ctc"
+    (line,) = errors(caplog)
+    assert "in on_rcpt of" in line
+    assert "it took longer than its time limit" in line
+
+
+class OtherTime(asyncio.SelectorEventLoop):
+    """A loop whose clock is not the system's, as that of uvloop on a Mac that has slept."""
+
+    def __init__(self, ahead_s: float) -> None:
+        self._ahead_s = ahead_s
+        super().__init__()
+
+    def time(self) -> float:
+        return super().time() + self._ahead_s
+
+
+@pytest.mark.parametrize("ahead_s", [-10_000.0, 10_000.0])
+def test_a_loop_may_have_a_clock_of_its_own(
+    ahead_s: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Late(Recorder):
+        async def act(self, where: str) -> None:
+            if where == "mail":
+                await asyncio.sleep(BRIEF_S)
+            elif where == "rcpt":
+                await asyncio.Event().wait()
+
+    async def converse() -> bytes:
+        async with session(recorder(Late), handler_timeout=4 * BRIEF_S) as mta:
+            return await mta.converse(MAIL, RCPT)
+
+    with asyncio.Runner(loop_factory=lambda: OtherTime(ahead_s)) as runner:
+        assert runner.run(converse()) == b"ct"
+    (line,) = errors(caplog)
+    assert "it took longer than its time limit" in line
 
 
 async def test_a_handler_may_block_the_loop_within_its_budget(

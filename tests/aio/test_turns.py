@@ -7,7 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aiomilter import Config, Milter, no_reply
+import pytest
+
+from aiomilter import Config, Milter, Observer, no_reply
+from aiomilter.aio import handler_host
 from aiomilter.aio.connection import Connection
 from aiomilter.aio.shared import READ_BYTES, Shared
 from aiomilter.aio.threads import WorkerThreads
@@ -169,3 +172,27 @@ async def test_what_comes_after_a_connection_was_cut_short_is_not_taken_for_pack
         )
         await turns()
         assert Headers.seen == 0
+
+
+async def test_a_connection_that_is_ended_while_a_handler_runs_ends_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And no other task takes over for a handler that nobody waits for."""
+    monkeypatch.setattr(handler_host, "_CANCEL_GRACE_S", 0.01)
+    ends: list[str] = []
+
+    class Ends(Observer):
+        def connection_closed(self, listener: str, peer: str, seconds: float) -> None:
+            ends.append(listener)
+
+    class Waiting(Milter):
+        async def on_mail(self, sender: str, params: list[str]) -> None:
+            await asyncio.Event().wait()
+
+    shared = Shared(Config(), WorkerThreads(1), observers=[Ends()])
+    async with connected(Waiting, shared) as (connection, _):
+        await feed(connection, MAIL)
+        connection.abort()
+        await turns()
+    await asyncio.sleep(0.05)
+    assert ends == ["inet:1"]

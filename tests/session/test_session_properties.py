@@ -293,6 +293,7 @@ WITHOUT_ENVELOPE = Setting(
 )
 @example(WAITS, [*TO_DATA, macros("L"), HEADER, HEADER], [], None)
 @example(WAITS, [*TO_DATA, packet("L", b"x"), HEADER], [], None)
+@example(WAITS, [*TO_DATA, packet("L"), HEADER], [], None)
 @example(WAITS, [*TO_DATA, HEADER[:3], HEADER], [], None)
 @example(WITHOUT_ENVELOPE, [OFFER, CONNECT, HELO, DATA, HEADER], [], None)
 @example(WAITS._replace(options=NO_REPLY_OPTION[State.DATA]), [*TO_DATA, HEADER, BODY], [], None)

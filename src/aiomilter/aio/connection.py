@@ -309,6 +309,8 @@ class Connection(HandlerHost, asyncio.BufferedProtocol):
             return
         finally:
             if task is self._task:
+                # Whatever comes now finds no handler to cut short.
+                self._phase = _BETWEEN
                 self._timer.close()
                 dispatcher.release()
                 self._kept.release()

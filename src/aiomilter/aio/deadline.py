@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
-__all__ = ["DeadlineTimer"]
+from aiomilter.app.host import Clock
+
+__all__ = ["DeadlineTimer", "clock_of"]
 
 _NEVER = float("inf")
+_SAME_S = 1.0
+"""By how much the time of a loop may be behind in a turn that takes long."""
+
+
+def clock_of(loop: asyncio.AbstractEventLoop) -> Clock:
+    """Return the clock that a loop's timers go by.
+
+    That is the system's, which uvloop reads only once a turn; but not for every loop: uvloop on
+    macOS also counts while the machine sleeps, and a loop for tests may have a time of its own.
+    """
+    is_same = abs(time.monotonic() - loop.time()) < _SAME_S
+    return time.monotonic if is_same else loop.time
 
 
 class DeadlineTimer:

@@ -2,8 +2,9 @@
 
 Rules of this file:
 
-- A handler's clock starts when it waits for the first time. Nearly all handlers wait for nothing,
-  and a clock would cost as much as half of what is done for their command here.
+- A handler's clock starts when it waits for the first time, and counts from its call. Nearly all
+  handlers wait for nothing, and a clock would cost as much as half of what is done for their
+  command here.
 - A handler that is cut short is cancelled, has a moment to end, and is then given up: it may go on,
   but the connection goes on without it.
 - Whoever cancels the task of the connection from outside ends the connection, but the MTA has its
@@ -13,11 +14,10 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from aiomilter.aio.arrival import Arrival
-from aiomilter.aio.deadline import DeadlineTimer
+from aiomilter.aio.deadline import DeadlineTimer, clock_of
 from aiomilter.aio.line import Line
 from aiomilter.aio.memory import KeptBytes
 from aiomilter.aio.phase import Phase
@@ -25,7 +25,7 @@ from aiomilter.aio.shared import Shared
 from aiomilter.aio.task import ServingTask
 from aiomilter.aio.threads import Job, JobState
 from aiomilter.app.handlers import HandlerKind
-from aiomilter.app.host import Clock, Cut
+from aiomilter.app.host import Cut
 from aiomilter.app.running import LONG_S
 from aiomilter.session.filter import FilterSession
 
@@ -82,8 +82,7 @@ class HandlerHost:
         self.sees_waits = False
         # Of the clock that was started last; goes up, too, when a handler is given up.
         self.ticket = 0
-        # Not the loop's: uvloop reads the clock once a turn.
-        self.time: Clock = time.monotonic
+        self.time = clock_of(self._loop)
         self._cut: Cut | None = None
         self._deadline_of_handler = 0.0
         # The last handler in a thread, and those that were given up and go on.

@@ -149,14 +149,14 @@ class Dispatcher(Answerer):
                 # `_run` such a command takes 6 % less time.
                 self._running = handler
                 ticket, time = host.ticket, host.time
-                began = time()
+                self._began = began = time()
                 try:
                     result = await handler.function(self._milter, *arguments)
                 except BaseException as error:  # noqa: BLE001  (a milter may raise anything)
-                    self._end_late(handler, ticket, began)
+                    self._end_late(handler, ticket)
                     raise self._fault(handler.name, describe_error(error), error) from None
                 if host.ticket != ticket or time() - began > LONG_S:
-                    self._end_late(handler, ticket, began)
+                    self._end_late(handler, ticket)
                 self._running = None
             if result is None or result is _CONTINUE:
                 self._session.go_on()

@@ -48,6 +48,7 @@ class HandlerRunner:
     """
 
     __slots__ = (
+        "_began",
         "_facts",
         "_has_stray",
         "_host",
@@ -69,6 +70,8 @@ class HandlerRunner:
         self._name: str | None = None
         self.watch: Watch | None = None
         self._running: Handler | None = None
+        # When the last handler was called that was called without a clock.
+        self._began = 0.0
         self._has_stray = False
 
     @property
@@ -114,7 +117,10 @@ class HandlerRunner:
         """Begin the budget of a handler that was called without, and now waits."""
         handler = self._running
         if handler is not None:
-            self._host.start_clock(self._limit_s(handler), handler.kind)
+            self._host.start_clock(self._limit_s(handler), handler.kind, self._began)
+        else:
+            # Perhaps `begin_message` has cancelled its task: the next clock finds out.
+            self._has_stray = True
 
     def _limit_s(self, handler: Handler) -> float:
         if handler.time_limit_s is not None:
@@ -138,17 +144,16 @@ class HandlerRunner:
             self._raise_cut(handler, cut)
         self._running = None
 
-    def _end_late(self, handler: Handler, ticket: int, began: float) -> None:
+    def _end_late(self, handler: Handler, ticket: int) -> None:
         """End the budget of a handler that was called without; otherwise as `_end`.
 
         Args:
             handler: The handler.
             ticket: That of the host when the handler was called.
-            began: When that was.
         """
         host = self._host
-        if host.ticket == ticket and host.time() - began > LONG_S:
-            host.start_clock(self._limit_s(handler), handler.kind, began)
+        if host.ticket == ticket and host.time() - self._began > LONG_S:
+            host.start_clock(self._limit_s(handler), handler.kind, self._began)
         if host.ticket == ticket:
             self._running = None
         else:

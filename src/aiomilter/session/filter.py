@@ -268,13 +268,14 @@ class FilterSession(AnsweringSession):
                     and self._awaiting is None
                     and not (self._owed or reader.is_closed)
                 ):
-                    self.packets_received += 1
-                    self.ends_in_macros = False
                     try:
                         event = decode(data[HEAD.size :])
                     except RemoteProtocolError:
-                        self.close()
-                        raise
+                        # The long way finds out what is wrong, too, and ends the connection.
+                        reader.receive_data(data)
+                        return self.next_event()
+                    self.packets_received += 1
+                    self.ends_in_macros = False
                     self._state = self._awaiting = target
                     self._awaiting_no_reply = no_reply
                     return event
