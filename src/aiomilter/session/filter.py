@@ -203,6 +203,10 @@ class FilterSession(AnsweringSession):
             self._started = False
             self._queue.append(SessionEnd())
 
+    def end_session_again(self) -> None:
+        """Report `SessionEnd` once more: not all that it is for could be done."""
+        self._queue.insert(0, SessionEnd())
+
     def next_event(self) -> Event | None:
         """Return the next event, or None if more bytes are needed.
 
