@@ -5,7 +5,8 @@ Rules of this file:
 - A thread cannot be ended, and shares the interpreter's lock. A process can, and does not.
 - Whoever is not waited for any more is killed: after its time limit, and when its caller is
   cancelled. Another process takes its place; the others notice nothing.
-- A process that ends by itself fails the call that it was at, and no other.
+- A process that ends by itself fails the call that it was at, and no other. What it has started is
+  killed then, too.
 - Processes are new programs, not copies of this one (fork): they have no descriptor but their two
   own, so no socket stays open because of them, and no lock is held by a thread that is not there.
 - The end of this program, however it comes, is theirs: see `aiomilter.aio.process_worker`.
@@ -56,6 +57,8 @@ class ProcessPool:
                 score = await pool.run(classify, message.as_bytes(), time_limit=5)
 
         run(Classify, "inet:8890", lifespan=pool)
+
+    It serves the event loop in which it was opened, and so handlers that are ``async def``.
 
     Processes are started when they are needed, and stay. Each runs one function at a time. What a
     process has loaded (a module, a model in a global variable) is there for the next call.
