@@ -137,7 +137,7 @@ async def test_a_crash_leaves_nothing_at_work(
 async def test_a_time_limit_ends_what_the_function_has_started(
     pool: ProcessPool, pipe: str
 ) -> None:
-    call = asyncio.create_task(pool.run(start_and_hang, pipe, time_limit=1))
+    call = asyncio.create_task(pool.run(start_and_hang, pipe, time_limit=2))
     child = await read_number(pipe)
     with pytest.raises(TimeoutError):
         await call

@@ -283,7 +283,7 @@ class Endless(Milter):
 
     released: asyncio.Event
 
-    @time_limit(0.05)
+    @time_limit(0.2)
     async def on_rcpt(self, recipient: str, params: list[str]) -> None:
         while recipient == "<endless@x.example>" and not self.released.is_set():
             try:
@@ -316,7 +316,7 @@ class EndlessSender(Milter):
 
     released: asyncio.Event
 
-    @time_limit(0.05)
+    @time_limit(0.2)
     async def on_mail(self, sender: str, params: list[str]) -> None:
         while not self.released.is_set():
             try:
@@ -405,14 +405,14 @@ def test_a_new_body_that_was_not_agreed_is_a_fault_of_its_milter() -> None:
 
 
 class QuickAtTheEnd(Milter):
-    @time_limit(0.05)
+    @time_limit(0.2)
     async def on_eom(self, actions: EomActions) -> None:
         pass
 
 
 class SlowAtTheBody(Milter):
     async def on_body(self, chunk: bytes) -> None:
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.4)
 
 
 async def test_a_short_limit_of_one_at_the_end_is_none_for_the_body_of_another() -> None:
@@ -454,7 +454,7 @@ class EndlessEnd(Milter):
     async def on_mail(self, sender: str, params: list[str]) -> None:
         pass
 
-    @time_limit(0.05)
+    @time_limit(0.2)
     async def on_close(self) -> None:
         while not self.released.is_set():
             try:
