@@ -6,20 +6,32 @@ import os
 import re
 import signal
 import stat
+import subprocess
+import sys
 
 __all__ = [
     "Picky",
+    "Wordy",
     "add",
     "count_calls",
     "crash",
+    "default_of_program",
+    "end_of_forked",
+    "end_of_terminated",
     "fail",
     "fail_oddly",
+    "fail_wordily",
+    "fork_and_crash",
+    "fork_and_return",
     "hang",
     "leave",
     "open_descriptors",
     "process_id",
     "return_lambda",
     "signal_and_hang",
+    "signal_and_wait",
+    "start_and_crash",
+    "start_and_hang",
 ]
 
 _calls = 0
@@ -30,6 +42,13 @@ class Picky(Exception):
 
     def __init__(self, one: int, two: int) -> None:
         super().__init__("picky")
+
+
+class Wordy(Exception):
+    """Comes out of a pickle as another thing than an exception."""
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, ("words",)
 
 
 def add(one: int, two: int) -> int:
@@ -57,6 +76,71 @@ def signal_and_hang(path: str) -> bool:
     return hang()
 
 
+def signal_and_wait(begun: str, go_on: str) -> int:
+    """Open a named pipe, so that whoever waits there knows, then wait until another is opened."""
+    os.close(os.open(begun, os.O_WRONLY))
+    os.close(os.open(go_on, os.O_RDONLY))
+    return os.getpid()
+
+
+def _start() -> int:
+    """Start a program that runs for a very long time."""
+    program = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+    program.returncode = 0  # it is left to itself
+    return program.pid
+
+
+def start_and_hang(pids: str) -> None:
+    """Start a program, tell its number, and hang."""
+    with open(pids, "w") as pipe:
+        pipe.write(str(_start()))
+    hang()
+
+
+def start_and_crash(pids: str) -> None:
+    with open(pids, "w") as pipe:
+        pipe.write(str(_start()))
+    crash()
+
+
+def _fork() -> int:
+    """Fork a process that waits for a very long time; return its number."""
+    child = os.fork()
+    if not child:
+        while True:
+            signal.pause()
+    return child
+
+
+def fork_and_crash(pids: str) -> None:
+    with open(pids, "w") as pipe:
+        pipe.write(str(_fork()))
+    crash()
+
+
+def fork_and_return() -> bool:
+    """Return in two processes; what it returns is whether this is the first one."""
+    return os.fork() > 0
+
+
+def end_of_forked() -> int:
+    """Return how the process that was forked before has ended."""
+    return os.waitpid(-1, 0)[1]
+
+
+def end_of_terminated() -> int:
+    """Return the signal that has ended a forked process which was sent SIGTERM."""
+    child = _fork()
+    os.kill(child, signal.SIGTERM)
+    return os.WTERMSIG(os.waitpid(child, 0)[1])
+
+
+def default_of_program() -> str:
+    """Return what a program makes of SIGTERM that a function starts."""
+    script = "import signal; print(signal.getsignal(signal.SIGTERM).name)"
+    return subprocess.check_output([sys.executable, "-c", script], text=True).strip()
+
+
 def crash() -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 
@@ -71,6 +155,10 @@ def fail(text: str) -> None:
 
 def fail_oddly() -> None:
     raise Picky(1, 2)
+
+
+def fail_wordily() -> None:
+    raise Wordy
 
 
 def return_lambda() -> object:

@@ -5,7 +5,8 @@ Rules of this file:
 - A thread cannot be ended, and shares the interpreter's lock. A process can, and does not.
 - Whoever is not waited for any more is killed: after its time limit, and when its caller is
   cancelled. Another process takes its place; the others notice nothing.
-- A process that ends by itself fails the call that it was at, and no other.
+- A process that ends by itself fails the call that it was at, and no other. What it has started is
+  killed then, too.
 - Processes are new programs, not copies of this one (fork): they have no descriptor but their two
   own, so no socket stays open because of them, and no lock is held by a thread that is not there.
 - The end of this program, however it comes, is theirs: see `aiomilter.aio.process_worker`.
@@ -57,6 +58,8 @@ class ProcessPool:
 
         run(Classify, "inet:8890", lifespan=pool)
 
+    It serves the event loop in which it was opened, and so handlers that are ``async def``.
+
     Processes are started when they are needed, and stay. Each runs one function at a time. What a
     process has loaded (a module, a model in a global variable) is there for the next call.
 
@@ -89,7 +92,8 @@ class ProcessPool:
             raise ConfigError(f"max_waiting is at least 0, not {max_waiting}")
         self.max_workers = max_workers
         self.max_waiting = max_waiting
-        self._is_open = False
+        # Where it was opened; None while it is closed.
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._slots = asyncio.Semaphore(max_workers)
         self._waiting = 0
         self._workers: set[_Worker] = set()
@@ -102,9 +106,9 @@ class ProcessPool:
         Raises:
             RuntimeError: It is open.
         """
-        if self._is_open:
+        if self._loop is not None:
             raise RuntimeError("the pool is open already")
-        self._is_open = True
+        self._loop = asyncio.get_running_loop()
         self._slots = asyncio.Semaphore(self.max_workers)
         return self
 
@@ -115,7 +119,7 @@ class ProcessPool:
         trace: TracebackType | None,
     ) -> None:
         """Kill all processes; a call that is under way raises `ProcessCrashed`."""
-        self._is_open = False
+        self._loop = None
         for worker in list(self._workers):
             # The socket of one that is at work is closed by whoever waits for it.
             self._end(worker, closes=worker in self._idle)
@@ -145,27 +149,35 @@ class ProcessPool:
             TimeoutError: It has taken longer, and was ended.
             ProcessCrashed: Its process has ended without an answer.
             ProcessPoolFull: Too many calls are waiting; nothing was done.
-            RuntimeError: The pool is not open.
+            RuntimeError: The pool is not open, or belongs to another event loop.
+            OSError: No process can be started.
             pickle.PicklingError, TypeError, AttributeError: Something cannot be pickled.
         """
-        if not self._is_open:
+        if self._loop is None:
             raise RuntimeError("the pool is not open: use it in 'async with', or as a lifespan")
+        if self._loop is not asyncio.get_running_loop():
+            raise RuntimeError(
+                "the pool belongs to the event loop that has opened it; from elsewhere, call "
+                "asyncio.run_coroutine_threadsafe"
+            )
         if time_limit is not None and not time_limit > 0:
             raise ValueError(f"a time limit is more than 0 seconds, not {time_limit!r}")
         call = pickle.dumps((function, args), pickle.HIGHEST_PROTOCOL)
-        if self._slots.locked() and self._waiting >= self.max_waiting:
+        # It may be closed, and opened again, before this call is over.
+        slots = self._slots
+        if slots.locked() and self._waiting >= self.max_waiting:
             raise ProcessPoolFull(
                 f"{self._waiting} calls are waiting for {self.max_workers} processes"
             )
         self._waiting += 1
         try:
-            await self._slots.acquire()
+            await slots.acquire()
         finally:
             self._waiting -= 1
         try:
             answer = await self._call(call, _name_of(function), time_limit)
         finally:
-            self._slots.release()
+            slots.release()
         found = _Unpickler(io.BytesIO(answer[1:])).load()
         if answer[:1] == b"e":
             raise found
@@ -188,7 +200,7 @@ class ProcessPool:
                 raise
             raise ProcessCrashed(await self._explain(worker, name)) from None
         finally:
-            if is_fine and self._is_open:
+            if is_fine and worker in self._workers:
                 self._idle.append(worker)
             else:
                 self._end(worker)
@@ -201,7 +213,7 @@ class ProcessPool:
             RuntimeError: The pool was closed meanwhile.
             OSError: None can be started.
         """
-        if not self._is_open:
+        if self._loop is None:
             raise RuntimeError("the pool is closed")
         while self._idle:
             worker = self._idle.pop()
@@ -215,8 +227,11 @@ class ProcessPool:
 
     async def _explain(self, worker: _Worker, name: str) -> str:
         """Return why a process has gone."""
-        if not self._is_open:
+        if worker not in self._workers:
             return f"{name} was ended: the pool is closed"
+        # How it has ended is certain by now. What it has started goes on, and is in the group that
+        # has its number until it is reaped.
+        worker.kill()
         await _reap(worker.process, 1.0)
         return f"the process that ran {name} {_ending_of(worker.process.poll())}"
 
@@ -246,6 +261,8 @@ class _Worker:
         self._loop = asyncio.get_running_loop()
         self._socket, calls = socket.socketpair()
         self._socket.setblocking(False)
+        # Where the program has set a default timeout, it would not wait for calls.
+        calls.setblocking(True)
         # One for each: who is told of its end is a property of the pipe, not of a descriptor.
         lifeline, self._lifeline = os.pipe()
         try:
@@ -286,8 +303,8 @@ class _Worker:
         return bytes(data)
 
     def kill(self) -> None:
-        """End it at once, with all that it has started itself."""
-        if self.process.poll() is None:
+        """End it at once, with all that it has started itself, unless it was reaped before."""
+        if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
 

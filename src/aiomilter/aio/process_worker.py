@@ -5,7 +5,10 @@ Rules of this file:
 - It imports next to nothing, and not this library: a process is there within some hundredths of a
   second, and what a function needs comes with the function.
 - It ends with the program that has started it, however that ends and whatever it is at: the kernel
-  sends the signal, since a thread could not run while, say, a regular expression goes astray.
+  sends the signal, since a thread could not run while, say, a regular expression goes astray. What
+  functions have started is in its process group, and ends with it.
+- A process that a function forks off has no part in the calls: whatever it does, no other
+  call is answered by it, and it does not hide the end of this one.
 
 A call comes as a frame: eight bytes of length, then the pickled function and its arguments. The
 answers are frames whose first byte says what they are: ``b`` the function begins, ``r`` its pickled
@@ -48,12 +51,38 @@ def main(arguments: list[str]) -> None:
         os.set_inheritable(descriptor, False)
     # Control-C is for the program, which then stops in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # So is this one, which service managers send to all processes of a service. It is handled and
+    # not ignored, as programs that functions start would go on ignoring it.
+    signal.signal(signal.SIGTERM, _leave_to_program)
+    os.register_at_fork(
+        before=lambda: _mask(signal.SIG_BLOCK),
+        after_in_parent=lambda: _mask(signal.SIG_UNBLOCK),
+        after_in_child=lambda: _begin_fork(calls),
+    )
     _end_with_parent(lifeline)
     try:
         serve_calls(calls)
     except OSError:
         # The other end has hung up: there is nothing left to do, and nobody to tell.
         pass
+
+
+def _leave_to_program(number: int, frame: object) -> None:
+    """Take a signal that is meant for the program."""
+
+
+def _begin_fork(calls: int) -> None:
+    """Part a process that a function has forked off from the calls."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, calls, inheritable=False)
+    os.close(nothing)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _mask(signal.SIG_UNBLOCK)
+
+
+def _mask(how: int) -> None:
+    """Keep SIGTERM back, so that a forked process does not take it as this one does; or let it."""
+    signal.pthread_sigmask(how, (signal.SIGTERM,))
 
 
 def serve_calls(calls: int) -> None:
@@ -98,14 +127,15 @@ def _pickle_error(error: Exception) -> bytes:
     error.add_note(f"In a process of the pool:\n{places.rstrip()}")
     try:
         pickled = pickle.dumps(error, pickle.HIGHEST_PROTOCOL)
-        # Many can be pickled and not be put together again.
-        pickle.loads(pickled)  # noqa: S301  (our own)
-    except Exception:  # noqa: BLE001  (whatever the author's exception does)
-        text = "".join(traceback.format_exception_only(error)).strip()
-        stand_in = RuntimeError(f"{text[:500]} (an exception that cannot be pickled)")
-        stand_in.add_note(f"In a process of the pool:\n{places.rstrip()}")
-        return pickle.dumps(stand_in, pickle.HIGHEST_PROTOCOL)
-    return pickled
+        # Many can be pickled and not be put together again, or are another thing then.
+        if isinstance(pickle.loads(pickled), Exception):  # noqa: S301  (our own)
+            return pickled
+    except Exception:  # noqa: BLE001, S110  (whatever the author's exception does)
+        pass
+    text = "".join(traceback.format_exception_only(error)).strip()
+    stand_in = RuntimeError(f"{text[:500]} (an exception that cannot be pickled)")
+    stand_in.add_note(f"In a process of the pool:\n{places.rstrip()}")
+    return pickle.dumps(stand_in, pickle.HIGHEST_PROTOCOL)
 
 
 class _MainModule:
@@ -120,19 +150,26 @@ class _MainModule:
         module = sys.modules.get(MAIN_COPY)
         if module is not None:
             return module
-        import runpy  # late: only programs in one file need it
-
         module = ModuleType(MAIN_COPY)
         sys.modules[MAIN_COPY] = sys.modules["__main__"] = module
-        if self._name is not None:
-            names = runpy.run_module(self._name, run_name=MAIN_COPY, alter_sys=True)
-        elif self._path is not None:
-            names = runpy.run_path(self._path, run_name=MAIN_COPY)
-        else:
-            raise ImportError("the main module of the program has no file to load it from")
-        vars(module).update(names)
+        try:
+            vars(module).update(self._run())
+        except BaseException:
+            # The next call is to fail for the same reason, not for want of a name.
+            del sys.modules[MAIN_COPY]
+            raise
         sys.modules[MAIN_COPY] = sys.modules["__main__"] = module
         return module
+
+    def _run(self) -> dict[str, Any]:
+        """Run the module and return its names."""
+        import runpy  # late: only programs in one file need it
+
+        if self._name is not None:
+            return runpy.run_module(self._name, run_name=MAIN_COPY, alter_sys=True)
+        if self._path is not None:
+            return runpy.run_path(self._path, run_name=MAIN_COPY)
+        raise ImportError("the main module of the program has no file to load it from")
 
 
 class _Unpickler(pickle.Unpickler):
@@ -159,7 +196,8 @@ def _end_with_parent(lifeline: int) -> None:
         return
     # Linux: the signal comes whatever this process is at. fcntl(2), F_SETSIG and F_SETOWN.
     fcntl.fcntl(lifeline, set_signal, signal.SIGKILL)
-    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    # The group of this process, with all that functions have started.
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpid())
     flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
     fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | os.O_ASYNC)
     if select.select([lifeline], [], [], 0)[0]:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from aiomilter.app.actions import EomActions
 from aiomilter.app.answerer import Answerer
 from aiomilter.app.arguments import ARGUMENTS
-from aiomilter.app.compose.relay import Relay
+from aiomilter.app.compose.relay import PARTIAL, Relay
 from aiomilter.app.facts import Facts
 from aiomilter.app.gatherer import keeps_message
 from aiomilter.app.gathering import Gathering
@@ -121,9 +121,9 @@ class Dispatcher(Answerer):
             watch.see(event)
         if self._message_answer is not None and self._session.message_is_open:
             self._answer_given_up(self._message_answer)
-            self.settle()
             if self._relay is not None:
                 await self._settle_relay(self._relay)
+            self.settle()
             return
         if self._relay is not None:
             await self._serve_relay(self._relay, handler, event)
@@ -198,12 +198,13 @@ class Dispatcher(Answerer):
         handler, self._running = self._running, None
         if handler is None:
             return
-        self._has_stray = True
+        # Of several milters, only the one that does not come back is not called any more.
+        self._has_stray = self._relay is None
         if self._actions is not None:
             self._actions.close()
         answer = self._policy.on_error
         if self._relay is not None:
-            answer = self._abandon_member()
+            answer = self._abandon_member(handler)
         self._log_fault(handler.name, Cut.ABANDONED.value, None, answer, kind="abandoned")
         self._name = None
         # For the task that takes over: it inherits the context that this is called in.
@@ -217,6 +218,9 @@ class Dispatcher(Answerer):
             self.settle()
             if not self._session.message_is_open:
                 self._end_gathering()
+        elif self._relay is not None and handler.name == "on_close":
+            # The others are still to be told.
+            self._session.end_session_again()
 
     def answer_internal_error(self) -> None:
         """Let the MTA have a temporary failure for the event in hand, and end the session."""
@@ -271,10 +275,11 @@ class Dispatcher(Answerer):
         except GoneError:
             self._session.close()
             return
-        self.settle()
         if self._gathering is not None and not self._session.message_is_open:
             self._end_gathering()
+        # Who hears that the message is over still knows which one it was.
         await self._settle_relay(relay)
+        self.settle()
 
     async def _relay_event(self, relay: Relay, handler: Handler, event: Event) -> None:
         """Have several milters decide an event that is not the end of a message."""
@@ -284,7 +289,7 @@ class Dispatcher(Answerer):
         ruling = await relay.relay(
             self,
             handler,
-            ARGUMENTS[kind](self._facts, event),
+            lambda: ARGUMENTS[kind](self._facts, event),
             may_answer=session.may_answer(),
             in_message=in_message,
             decides_message=in_message
@@ -315,6 +320,7 @@ class Dispatcher(Answerer):
         ruling, message = await relay.end_message(self, gathering, message, self._session.actions)
         if ruling.status in (_CONTINUE, Status.ACCEPT):
             await self._make_edits(handler, gathering, message, actions)
+            relay.pass_message()
         edits = actions.close()
         if ruling.is_fault:
             self._give_fault_answer(ruling.status, edits)
@@ -322,9 +328,9 @@ class Dispatcher(Answerer):
             self._answer(handler, ruling.result, edits)
         return ruling.result
 
-    def _abandon_member(self) -> Status:
+    def _abandon_member(self, handler: Handler) -> Status:
         """Return what becomes of an event about which some have not been asked."""
-        if self._member is not None:
+        if self._member is not None and handler.name not in PARTIAL:
             self._member.in_message = False
         # Whatever faults cost otherwise: one must not have a message pass by the others.
         on_error = self._policy.on_error
@@ -403,9 +409,11 @@ class Dispatcher(Answerer):
             # Also on a class that lets nobody else set attributes, such as a frozen dataclass.
             object.__setattr__(milter, "_facts", facts)
             if relay is not None:
-                relay.begin_session(facts)
+                relay.begin_session(self)
         except BaseException as error:  # noqa: BLE001  (a factory may raise anything)
-            self._log_fault("the factory", describe_error(error), error)
+            # Of one of several the log knows already.
+            if not isinstance(error, FaultError):
+                self._log_fault("the factory", describe_error(error), error)
             session.start(_HANDLED_BY_ALL_STAGES)
             return
         self._milter, self._table, self._handlers = milter, table, table.by_event

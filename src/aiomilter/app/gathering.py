@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from aiomilter.app.actions import EomActions
 from aiomilter.app.facts import Facts
+from aiomilter.app.message.body import Body
 from aiomilter.app.message.collector import CollectLimits, MessageCollector
 from aiomilter.app.message.diff import Plan, plan_difference, plan_edits
 from aiomilter.app.message.message import Message
@@ -53,7 +54,8 @@ class Gathering:
         self._limits = limits
         self._leading_space = leading_space
         self.collector: MessageCollector | None = None
-        self._forks: list[Message] = []
+        # Their bodies: a handler may have put anything else in the place of one.
+        self._forks: list[Body] = []
 
     @property
     def bytes_in_memory(self) -> int:
@@ -71,13 +73,13 @@ class Gathering:
         if collector is not None:
             collector.close()
         forks, self._forks = self._forks, []
-        for fork in forks:
-            fork.close()
+        for body in forks:
+            body.close()
 
     def fork(self, message: Message) -> Message:
         """Return a message once more, for changes of its own; it lasts as long as the first."""
         fork = message.copy()
-        self._forks.append(fork)
+        self._forks.append(fork.body)
         return fork
 
     def compare(self, base: Message, message: Message) -> Plan:

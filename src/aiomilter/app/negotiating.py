@@ -124,10 +124,18 @@ class Negotiator(MessageGatherer):
             member.unwanted = int(wanted.options)
             member.has_leading_space = wanted.options & Options.LEADING_SPACE > 0
             member.wants_rejected = wanted.options & Options.REJECTED_RECIPIENTS > 0
-            options |= int(wanted.options & Options.REJECTED_RECIPIENTS)
+            rejected = int(wanted.options & Options.REJECTED_RECIPIENTS)
             if member.trial is None:
                 actions |= int(wanted.actions)
-        request = Negotiation(offer, actions, options, merge_macros(asked)).request()
+                options |= rejected
+            else:
+                options |= rejected & offer.options
+        try:
+            request = Negotiation(offer, actions, options, merge_macros(asked)).request()
+        except ValueError as error:
+            # Each asks for what a packet takes, and all of them for more.
+            request = self._default_request
+            answer = self._fault("on_negotiate", describe_error(error), error).answer
         self._agree_after_fault(request, answer)
 
     async def _ask_member(

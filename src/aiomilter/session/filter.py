@@ -201,6 +201,10 @@ class FilterSession(AnsweringSession):
             self.queue.append(SessionEnd())
         self.queue.append(ConnectionEnd())
 
+    def end_session_again(self) -> None:
+        """Report `SessionEnd` once more: not all that it is for could be done."""
+        self._queue.insert(0, SessionEnd())
+
     def next_event(self) -> Event | None:
         """Return the next event, or None if more bytes are needed.
 

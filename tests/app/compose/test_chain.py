@@ -220,3 +220,47 @@ def test_recipients_that_the_mta_refuses_are_for_those_who_want_them() -> None:
         assert isinstance(wants, WantsRejected)
         assert isinstance(other, RefusesA)
         assert (wants.asked, other.asked) == (["<a@x.example>"], [])
+
+
+# What is to be kept apart
+
+
+class Meddles(Milter):
+    async def on_mail(self, sender: str, params: list[str]) -> None:
+        params.append("MEDDLED")
+
+
+class Params(Milter):
+    async def on_mail(self, sender: str, params: list[str]) -> None:
+        assert params == []
+
+
+def test_what_one_does_to_its_arguments_is_not_seen_by_the_next() -> None:
+    with MilterTester(chain(Meddles, Params)) as tester:
+        tester.mail().assert_continued()
+
+
+def test_skip_outside_of_a_message_skips_nothing_else() -> None:
+    calls: list[str] = []
+    with MilterTester(chain(scripted("a", calls, helo=Status.SKIP, mail=C))) as tester:
+        tester.helo("a.example")
+        tester.helo("b.example")
+    assert calls.count("a.helo") == 2
+
+
+class Logs(Milter):
+    async def on_message(self, message: Message) -> None:
+        pass
+
+    async def on_abort(self) -> None:
+        self.log.warning("it is over")
+
+
+@pytest.mark.parametrize("stage", ["data", "message"])
+def test_who_hears_that_a_message_is_over_still_logs_its_queue_id(
+    stage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with MilterTester(chain(scripted("a", [], **{stage: R}), Logs)) as tester:
+        tester.send().assert_rejected()
+    (line,) = [one.getMessage() for one in caplog.records if "it is over" in one.getMessage()]
+    assert line.endswith("4aio00000001] it is over")

@@ -162,3 +162,12 @@ def test_a_message_beyond_the_limits_is_over_for_all() -> None:
     with MilterTester(chain(*milters), config=config) as tester:
         tester.send("A: 1\nB: 2\n\n").assert_tempfailed()
         assert calls[-2:] == ["a.abort", "b.abort"]
+
+
+def test_a_message_that_is_delivered_is_aborted_for_nobody() -> None:
+    calls: list[str] = []
+    milters = [scripted("a", calls, rcpt=C), Adds, scripted("c", calls, mail=C)]
+    with MilterTester(chain(*milters)) as tester:
+        tester.send().assert_accepted()
+        tester.send().assert_accepted()
+    assert not any("abort" in call for call in calls)

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from aiomilter import (
+    Actions,
     Config,
+    EomActions,
     Message,
     Milter,
     Status,
@@ -17,7 +19,7 @@ from aiomilter import (
     no_reply,
     time_limit,
 )
-from aiomilter.mta import HeaderAdded, Quarantined
+from aiomilter.mta import HeaderAdded, Offer, Quarantined
 from aiomilter.testing import AsyncMilterTester, HandlerFault, MilterTester
 from tests.app.compose.scripted import Adds, C, R, Silent, scripted
 
@@ -236,3 +238,243 @@ def test_a_fault_in_a_hook_keeps_no_other_from_being_called() -> None:
     ):
         tester.mail()
     assert calls[-1] == "b.close"
+
+
+class Broken(Milter):
+    """Cannot be made."""
+
+    def __init__(self) -> None:
+        raise RuntimeError("no database")
+
+    async def on_message(self, message: Message) -> None:
+        raise AssertionError("there is none")
+
+
+def test_a_milter_that_cannot_be_made_costs_the_verdict_of_a_fault() -> None:
+    calls: list[str] = []
+    with MilterTester(
+        chain(scripted("a", calls, mail=C), Broken),
+        config=Config(on_error="reject"),
+        raise_faults=False,
+    ) as tester:
+        tester.mail().assert_rejected()
+        (fault,) = tester.faults
+    assert "the factory of Broken: RuntimeError: no database" in str(fault)
+    assert calls == []
+
+
+@pytest.mark.parametrize("on_error", ["continue", "accept"])
+def test_a_milter_that_cannot_be_made_takes_no_other_away(on_error: Any) -> None:
+    calls: list[str] = []
+    config = Config(on_error=on_error)
+    with MilterTester(
+        chain(Broken, scripted("b", calls, message=R), Broken), config=config, raise_faults=False
+    ) as tester:
+        tester.send().assert_rejected()
+        assert len(tester.faults) == 2
+    assert calls == ["b.begin", "b.message", "b.close"]
+    with MilterTester(chain(Broken), config=config, raise_faults=False) as tester:
+        tester.send().assert_accepted()
+        _ = tester.faults
+
+
+class Endless(Milter):
+    """Does not end for one recipient, even when it is cancelled; and refuses every message."""
+
+    released: asyncio.Event
+
+    @time_limit(0.2)
+    async def on_rcpt(self, recipient: str, params: list[str]) -> None:
+        while recipient == "<endless@x.example>" and not self.released.is_set():
+            try:
+                await self.released.wait()
+            except asyncio.CancelledError:
+                pass
+
+    async def on_message(self, message: Message) -> Status:
+        return R
+
+
+async def test_one_that_was_given_up_at_a_recipient_is_not_passed_by() -> None:
+    calls: list[str] = []
+    Endless.released = asyncio.Event()
+    recipients = ["endless@x.example", "a@x.example"]
+    async with AsyncMilterTester(
+        chain(Endless, scripted("b", calls, rcpt=C)), raise_faults=False
+    ) as tester:
+        try:
+            (await tester.send(recipients=recipients)).assert_tempfailed()
+            assert ["not called" in str(fault) for fault in tester.faults] == [False, True]
+        finally:
+            Endless.released.set()
+        await asyncio.sleep(0)
+        (await tester.send(recipients=["a@x.example"])).assert_rejected()
+
+
+class EndlessSender(Milter):
+    """Does not end at its first message."""
+
+    released: asyncio.Event
+
+    @time_limit(0.2)
+    async def on_mail(self, sender: str, params: list[str]) -> None:
+        while not self.released.is_set():
+            try:
+                await self.released.wait()
+            except asyncio.CancelledError:
+                pass
+
+
+async def test_one_that_goes_on_keeps_no_large_message_from_the_others() -> None:
+    calls: list[str] = []
+    EndlessSender.released = asyncio.Event()
+    config = Config(on_error="continue", spool_threshold=1)
+    milters = [EndlessSender, scripted("b", calls, message=R)]
+    async with AsyncMilterTester(chain(*milters), config=config, raise_faults=False) as tester:
+        try:
+            (await tester.mail()).assert_tempfailed()
+            await tester.abort()
+            (await tester.send("A: b\n\nlarge\n")).assert_rejected()
+            assert ["not called" in str(fault) for fault in tester.faults] == [False, True]
+        finally:
+            EndlessSender.released.set()
+
+
+class EndsInCr(Milter):
+    async def on_eom(self, actions: EomActions) -> Status:
+        actions.replace_body(b"body\r")
+        return Status.ACCEPT
+
+
+def test_a_body_that_ends_in_cr_is_a_fault() -> None:
+    with MilterTester(chain(EndsInCr, Adds), raise_faults=False) as tester:
+        tester.send().assert_tempfailed()
+        (fault,) = tester.faults
+    assert "on_eom of EndsInCr: " in str(fault)
+    assert "CR without LF" in str(fault)
+
+
+class Quarantines(Milter):
+    async def on_message(self, message: Message) -> None:
+        message.quarantine("why")
+
+
+class TooLong(Milter):
+    async def on_message(self, message: Message) -> None:
+        message.headers.add("X-Long", message.headers.get_text("Subject") * 2)
+
+
+@pytest.mark.parametrize(
+    ("milter", "words"),
+    [(Quarantines, "quarantine needs the action"), (TooLong, "do not fit into a packet")],
+)
+def test_edits_that_cannot_be_made_cost_those_of_no_other(milter: type[Milter], words: str) -> None:
+    offer = Offer(actions=Actions.ADD_HEADER)
+    config = Config(on_error="continue")
+    with MilterTester(
+        chain(AddsOne, milter, AddsOne), offer=offer, config=config, raise_faults=False
+    ) as tester:
+        result = tester.send(f"Subject: {'x' * 40_000}\n\n")
+        assert result.message.get_all("X-One") == ["1", "1"]
+        assert result.quarantine is None
+        (fault,) = tester.faults
+    assert f"on_message of {milter.__name__}: " in str(fault)
+    assert words in str(fault)
+
+
+class AddsOne(Milter):
+    async def on_message(self, message: Message) -> None:
+        message.headers.add("X-One", "1")
+
+
+class ReplacesAny(Milter):
+    async def on_message(self, message: Message) -> None:
+        message.body.replace(b"new\n")
+
+
+def test_a_new_body_that_was_not_agreed_is_a_fault_of_its_milter() -> None:
+    with MilterTester(
+        chain(ReplacesAny, AddsOne),
+        offer=Offer(actions=Actions.ADD_HEADER),
+        config=Config(on_error="continue"),
+        raise_faults=False,
+    ) as tester:
+        assert len(tester.send().edits) == 1
+        (fault,) = tester.faults
+    assert "on_message of ReplacesAny: ActionNotNegotiated: replace_body" in str(fault)
+
+
+class QuickAtTheEnd(Milter):
+    @time_limit(0.2)
+    async def on_eom(self, actions: EomActions) -> None:
+        pass
+
+
+class SlowAtTheBody(Milter):
+    async def on_body(self, chunk: bytes) -> None:
+        await asyncio.sleep(0.4)
+
+
+async def test_a_short_limit_of_one_at_the_end_is_none_for_the_body_of_another() -> None:
+    async with AsyncMilterTester(chain(QuickAtTheEnd, SlowAtTheBody)) as tester:
+        (await tester.send()).assert_accepted()
+
+
+class Noisy(Milter):
+    @no_reply
+    async def on_header(self, name: str, value: str) -> Status:
+        return R
+
+
+def test_dropped_verdicts_of_one_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    with MilterTester(chain(Noisy)) as tester:
+        tester.send("A: 1\nB: 2\nC: 3\n\n").assert_accepted()
+    assert sum("which is dropped" in one.getMessage() for one in caplog.records) == 1
+
+
+class PutsBytes(Milter):
+    async def on_message(self, message: Message) -> None:
+        message.body = b"bytes"  # type: ignore[assignment]  # a mistake that authors make
+
+
+@pytest.mark.parametrize("behind", [[], [AddsOne]])
+def test_what_is_no_body_is_a_fault_of_its_milter(behind: list[type[Milter]]) -> None:
+    config = Config(on_error="continue")
+    with MilterTester(
+        chain(AddsOne, PutsBytes, *behind), config=config, raise_faults=False
+    ) as tester:
+        assert len(tester.send().edits) == 1 + len(behind)
+        (fault,) = tester.faults
+    assert "on_message of PutsBytes: " in str(fault)
+
+
+class EndlessEnd(Milter):
+    released: asyncio.Event
+
+    async def on_mail(self, sender: str, params: list[str]) -> None:
+        pass
+
+    @time_limit(0.2)
+    async def on_close(self) -> None:
+        while not self.released.is_set():
+            try:
+                await self.released.wait()
+            except asyncio.CancelledError:
+                pass
+
+
+async def test_one_whose_end_has_none_keeps_no_other_from_being_closed() -> None:
+    calls: list[str] = []
+    EndlessEnd.released = asyncio.Event()
+    milters = [scripted("a", calls, mail=C), EndlessEnd, scripted("c", calls, mail=C)]
+    async with AsyncMilterTester(chain(*milters), raise_faults=False) as tester:
+        try:
+            for _ in range(2):
+                (await tester.mail()).assert_continued()
+                await tester.new_session()
+            (await tester.mail()).assert_continued()
+            await tester.quit()
+        finally:
+            EndlessEnd.released.set()
+        assert ["on_close of EndlessEnd" in str(fault) for fault in tester.faults] == [True] * 3
+    assert [call for call in calls if "close" in call] == ["a.close", "c.close"] * 3

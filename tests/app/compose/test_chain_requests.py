@@ -185,14 +185,20 @@ def test_what_a_factory_makes_is_checked_in_each_session() -> None:
         return chain(Silent)()
 
     same = Silent()
+
+    def misspelt() -> Milter:
+        return Misspelt()
+
     makers: dict[str, Callable[[], Any]] = {
         "which is no Milter": lambda: 1,
         "the same object twice": lambda: same,
         "made a chain": a_chain,
+        "names that begin with on_": misspelt,
     }
     for words, make in makers.items():
-        with pytest.raises(TypeError, match=words):
-            chain(make, make)()
+        with MilterTester(chain(make, make), raise_faults=False) as tester:
+            tester.mail().assert_tempfailed()
+            assert any(words in str(fault) for fault in tester.faults), tester.faults
 
 
 def test_together_too_many_macros_are_refused() -> None:
@@ -215,3 +221,55 @@ async def test_a_server_takes_a_chain(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with Server(chain(Silent, Adds), "inet:0@127.0.0.1") as server:
         assert server.sockets
+
+
+class Negotiating(Milter):
+    """Asks for refused recipients only when it is asked."""
+
+    async def on_negotiate(self, negotiation: Negotiation) -> None:
+        negotiation.options |= Options.REJECTED_RECIPIENTS
+
+    async def on_rcpt(self, recipient: str, params: list[str]) -> None:
+        pass
+
+
+def test_refused_recipients_are_for_whoever_has_negotiated_them() -> None:
+    calls: list[str] = []
+    with MilterTester(
+        chain(Negotiating, scripted("b", calls, rcpt=R)), macros={"{rcpt_mailer}": "error"}
+    ) as tester:
+        tester.rcpt().assert_continued()
+    assert "b.rcpt" not in calls
+
+
+@pytest.mark.parametrize("version", [2, 3, 4, 6])
+def test_an_mta_without_later_options_is_served(version: int) -> None:
+    offer = Offer(
+        version=version,
+        actions=Actions.ADD_HEADER | Actions.QUARANTINE,
+        options=Options(0x7F),
+    )
+    calls: list[str] = []
+    milters = [Adds, scripted("b", calls, rcpt=C, header=C, body=C, eom=C), Adds]
+    with MilterTester(chain(*milters), offer=offer) as tester:
+        for _ in range(2):
+            assert tester.send("A: b\n\nbody\n").message.get_all("X-Whole") == ["1", "2"]
+
+
+def test_what_is_negotiated_beyond_a_packet_costs_a_verdict() -> None:
+    def asking(letter: str) -> type[Milter]:
+        class Asks(Milter):
+            async def on_negotiate(self, negotiation: Negotiation) -> None:
+                names = [f"{{{letter * 240}{number}}}" for number in range(140)]
+                negotiation.request_macros(MacroStage.MAIL, *names)
+
+            async def on_mail(self, sender: str, params: list[str]) -> None:
+                pass
+
+        return Asks
+
+    with MilterTester(chain(asking("x"), asking("y")), raise_faults=False) as tester:
+        tester.send().assert_tempfailed()
+        (fault,) = tester.faults
+        assert "the names of all macros together" in str(fault)
+        tester.send().assert_accepted()

@@ -16,6 +16,7 @@ from aiomilter import (
     Message,
     Milter,
     Negotiation,
+    Options,
     Reply,
     SocketInfo,
     Status,
@@ -304,3 +305,70 @@ def test_the_name_says_that_it_is_a_trial() -> None:
 )
 def test_each_edit_in_words(edit: Any, text: str) -> None:
     assert describe_edit(edit) == text
+
+
+class RefusesAll(Milter):
+    async def on_rcpt(self, recipient: str, params: list[str]) -> Status:
+        return Status.REJECT
+
+
+def test_one_that_wants_no_content_tells_when_the_message_is_delivered(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with MilterTester(chain(dry_run(RefusesAll), Adds)) as tester:
+        tester.send(recipients="b@x.example").assert_accepted()
+    assert told(caplog) == ["RefusesAll: continue at eom refused=[<b@x.example>]"]
+
+
+class PutsBytes(Milter):
+    async def on_message(self, message: Message) -> None:
+        message.body = b"bytes"  # type: ignore[assignment]  # a mistake that authors make
+
+
+def test_what_cannot_be_compared_is_a_fault_and_seen_by_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with MilterTester(dry_run(chain(PutsBytes, Adds)), raise_faults=False) as tester:
+        tester.send("Subject: s\n\n").assert_accepted()
+        assert len(tester.faults) == 1
+    first, second = told(caplog)
+    assert first == "PutsBytes: tempfail at eom after a fault"
+    assert second == "Adds: continue at eom edits=[add_header(X-A: 0)]"
+
+
+class CannotBeMade(Milter):
+    def __init__(self) -> None:
+        raise RuntimeError("no database")
+
+
+def test_one_that_cannot_be_made_costs_nothing() -> None:
+    config = Config(on_error="reject")
+    with MilterTester(
+        chain(dry_run(CannotBeMade), Adds), config=config, raise_faults=False
+    ) as tester:
+        assert tester.send("Subject: s\n\n").message.get("X-A") == "0"
+        (fault,) = tester.faults
+    assert "the factory of CannotBeMade (dry run: it has no effect)" in str(fault)
+
+
+class WantsRejected(Milter):
+    async def on_negotiate(self, negotiation: Negotiation) -> None:
+        negotiation.options |= Options.REJECTED_RECIPIENTS
+
+
+def test_what_it_asks_for_is_not_needed() -> None:
+    offer = Offer(options=Options(0x7F))
+    with MilterTester(chain(dry_run(WantsRejected), Adds), offer=offer) as tester:
+        assert tester.send("Subject: s\n\n").message.get("X-A") == "0"
+
+
+class TooLong(Milter):
+    async def on_message(self, message: Message) -> None:
+        message.headers.add("X-Long", "x" * 70_000)
+
+
+def test_edits_that_could_not_be_made_are_a_fault(caplog: pytest.LogCaptureFixture) -> None:
+    with MilterTester(dry_run(TooLong), raise_faults=False) as tester:
+        tester.send().assert_accepted()
+        assert len(tester.faults) == 1
+    assert told(caplog) == ["TooLong: tempfail at eom after a fault"]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from aiomilter.app.compose.member import Member
-from aiomilter.app.compose.relay import Relay
+from aiomilter.app.compose.relay import Missing, Relay
 from aiomilter.app.compose.tables import merge_tables
 from aiomilter.app.compose.trial import Trial
 from aiomilter.app.facts import Facts
@@ -58,7 +58,7 @@ class Composition:
             ConfigError: One of them cannot work.
         """
         self._parts = tuple(parts)
-        self._tables: dict[tuple[type[Milter], ...], HandlerTable] = {}
+        self._tables: dict[tuple[type[Milter] | None, ...], HandlerTable] = {}
         for part in parts:
             _check(part.factory)
         classes = [part.factory for part in parts]
@@ -71,20 +71,21 @@ class Composition:
         return self._parts
 
     def __call__(self) -> Milter:
-        """Make the milters of a session, and one that passes everything on to them."""
-        milters: list[Milter] = []
+        """Make the milters of a session, and one that passes everything on to them.
+
+        One that cannot be made is missing there, for the fault that it is.
+        """
+        milters: list[Milter | None] = []
+        missing: list[Missing] = []
         for part in self._parts:
-            milter = cast("object", part.factory())
-            if not isinstance(milter, Milter):
-                raise TypeError(f"{_name(part)} made {show_value(milter)}, which is no Milter")
-            if isinstance(milter, Relay):
-                raise TypeError(
-                    f"{_name(part)} made a chain: pass the chain itself in place of the function"
-                )
-            if getattr(milter, "_facts", None) is not None or any(milter is one for one in milters):
-                raise TypeError(f"{_name(part)} made the same object twice: one is one session")
+            milter: Milter | None = None
+            try:
+                milter = _make(part, milters)
+            except BaseException as error:  # noqa: BLE001  (a factory may raise anything)
+                missing.append(Missing(_name(part), error, is_dry=part.group is not None))
             milters.append(milter)
-        return Relay(self._table(tuple(map(type, milters))), self._member_maker(milters))
+        classes = tuple(None if milter is None else type(milter) for milter in milters)
+        return Relay(self._table(classes), self._member_maker(milters), missing)
 
     def __str__(self) -> str:
         names = ", ".join(
@@ -95,27 +96,51 @@ class Composition:
     def __repr__(self) -> str:
         return f"<{self}>"
 
-    def _table(self, classes: tuple[type[Milter], ...]) -> HandlerTable:
+    def _table(self, classes: tuple[type[Milter] | None, ...]) -> HandlerTable:
         table = self._tables.get(classes)
         if table is None:
+            found = [
+                (made, part.group is not None)
+                for made, part in zip(classes, self._parts, strict=True)
+                if made is not None
+            ]
             table = self._tables[classes] = merge_tables(
                 str(self),
-                [handler_table(one) for one in classes],
-                [one.message_needs for one in classes],
-                [part.group is not None for part in self._parts],
+                [handler_table(made) for made, _ in found],
+                [made.message_needs for made, _ in found],
+                [is_dry for _, is_dry in found],
             )
         return table
 
-    def _member_maker(self, milters: Sequence[Milter]) -> Callable[[Facts], list[Member]]:
+    def _member_maker(self, milters: Sequence[Milter | None]) -> Callable[[Facts], list[Member]]:
         groups = [part.group for part in self._parts]
 
         def make(leader: Facts) -> list[Member]:
             return [
                 _member(milter, group, leader)
                 for milter, group in zip(milters, groups, strict=True)
+                if milter is not None
             ]
 
         return make
+
+
+def _make(part: _Part, others: Sequence[Milter | None]) -> Milter:
+    """Make a milter of a session.
+
+    Raises:
+        TypeError: What is made is none that can be one of several.
+        ConfigError: Its class cannot work.
+    """
+    milter = cast("object", part.factory())
+    if not isinstance(milter, Milter):
+        raise TypeError(f"it made {show_value(milter)}, which is no Milter")
+    if isinstance(milter, Relay):
+        raise TypeError("it made a chain: pass the chain itself in place of the function")
+    if getattr(milter, "_facts", None) is not None or any(milter is one for one in others):
+        raise TypeError("it made the same object twice: one is one session")
+    handler_table(type(milter))
+    return milter
 
 
 def _member(milter: Milter, group: int | None, leader: Facts) -> Member:
@@ -127,6 +152,7 @@ def _member(milter: Milter, group: int | None, leader: Facts) -> Member:
     trial = None if group is None else Trial(group)
     member = Member(milter, table, facts, trial)
     member.has_leading_space = table.options & Options.LEADING_SPACE > 0
+    member.wants_rejected = table.options & Options.REJECTED_RECIPIENTS > 0
     return member
 
 

@@ -10,11 +10,16 @@ from aiomilter.app.facts import Facts
 from aiomilter.app.handlers import EVENTS, Handler, HandlerTable
 from aiomilter.app.milter import Milter
 
-__all__ = ["CONTENT", "Member"]
+__all__ = ["CONTENT", "Member", "name_in_log"]
 
 CONTENT = ("on_message", "on_header", "on_eoh", "on_body", "on_eom")
 """The handlers that are called when all of a message is there."""
 _OF_MESSAGES = ("on_mail", "on_rcpt", "on_data", *CONTENT)
+
+
+def name_in_log(name: str, *, is_dry: bool) -> str:
+    """Return what a milter is called in the log."""
+    return f"{name} (dry run: it has no effect)" if is_dry else name
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +38,7 @@ class Member:
         unwanted: The option bits of events that its `on_negotiate` does without.
         has_leading_space: Whether its handler of headers wants the blank behind the colon.
         wants_rejected: Whether it is also asked about recipients that the MTA has refused.
+        has_dropped: Whether the log has told that a verdict of it was without effect.
     """
 
     milter: Milter
@@ -46,12 +52,12 @@ class Member:
     unwanted: int = 0
     has_leading_space: bool = False
     wants_rejected: bool = False
+    has_dropped: bool = False
 
     @property
     def name(self) -> str:
         """The name of its class, as it stands in the log."""
-        name = self.table.class_name
-        return name if self.trial is None else f"{name} (dry run: it has no effect)"
+        return name_in_log(self.table.class_name, is_dry=self.trial is not None)
 
     @property
     def handles_messages(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar, cast
@@ -173,13 +174,14 @@ class MemberRunner(HandlerRunner):
         return status, result
 
     def drop_verdict(self, member: Member, handler: Handler, result: object, reason: str) -> None:
-        """Log that a verdict of a member is without effect."""
+        """Log that a verdict of a member is without effect: once, as it may have very many."""
+        level = logging.DEBUG if member.has_dropped else logging.WARNING
+        member.has_dropped = True
         if self.watch is not None:
             self.watch.note_dropped(handler.name)
         what = show_value(result)
-        self.log.warning(
-            "%s of %s returned %s, which is dropped: %s", handler.name, member.name, what, reason
-        )
+        text = "%s of %s returned %s, which is dropped: %s"
+        self.log.log(level, text, handler.name, member.name, what, reason)
 
     async def call_hook(self, member: Member, handler: Handler) -> None:
         """Run `on_abort` or `on_close` of a member.
@@ -239,7 +241,11 @@ class MemberRunner(HandlerRunner):
 
     def fail_member(self, member: Member, where: str, error: BaseException) -> FaultError:
         """Log a fault of a member that none of its handlers has raised; return it."""
-        self._name = member.name
+        return self.fail_named(member.name, where, error)
+
+    def fail_named(self, name: str, where: str, error: BaseException) -> FaultError:
+        """The same of one that is no member, since it could not be made."""
+        self._name = name
         try:
             return self._fault(where, describe_error(error), error)
         finally:

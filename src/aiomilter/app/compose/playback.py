@@ -14,6 +14,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from aiomilter.app.actions import EomActions
@@ -23,6 +24,7 @@ from aiomilter.app.gathering import Gathering
 from aiomilter.app.handlers import HandlerKind
 from aiomilter.app.message.apply import apply_edits
 from aiomilter.app.message.body import DEFAULT_SPOOL_THRESHOLD
+from aiomilter.app.message.diff import Plan
 from aiomilter.app.message.message import Message
 from aiomilter.app.mta.edits import Edit, edit_of
 from aiomilter.app.mta.kind import detect_mta
@@ -32,11 +34,13 @@ from aiomilter.session.status import Status
 from aiomilter.spec import ALL_ACTIONS, BODY_CHUNK_BYTES
 from aiomilter.wire.replies import decode_reply
 
-__all__ = ["play_message"]
+__all__ = ["find_edits", "play_message"]
 
 _CONTINUE, _SKIP = Status.CONTINUE, Status.SKIP
 _KEEPS_MESSAGE = (Status.CONTINUE, Status.ACCEPT)
 _PACKET_HEAD_BYTES = 5
+_MANY_HEADERS = 200
+"""To compare so many of them, all changed, takes some tens of milliseconds."""
 
 
 async def play_message(
@@ -70,13 +74,64 @@ async def play_message(
     status, result = await runner.ask_member(member, handler, (message,), deadline)
     if status is _SKIP:
         status = _CONTINUE
-    if status in _KEEPS_MESSAGE:
+    if status in _KEEPS_MESSAGE and member.trial is None:
         try:
-            if member.trial is None:
-                _join_reasons(base, message)
+            _join_reasons(base, message)
         except ValueError as error:
             raise runner.fail_member(member, handler.name, error) from None
+        # What the MTA cannot be asked for would cost the edits of all.
+        await find_edits(runner, member, gathering, message, base, actions)
     return status, result
+
+
+async def find_edits(
+    runner: MemberRunner,
+    member: Member,
+    gathering: Gathering,
+    message: Message,
+    base: Message,
+    actions: int,
+) -> Plan:
+    """Return the edits of a member.
+
+    Args:
+        runner: What runs its handlers.
+        member: The member.
+        gathering: What keeps the message.
+        message: The message with the edits.
+        base: The same without them.
+        actions: The action bits that were agreed.
+
+    Raises:
+        FaultError: They cannot be found out, or the MTA cannot be asked for one of them.
+        GoneError: Nobody waits for them.
+    """
+    return await runner.run_step(
+        member, _find_edits, gathering, base, message, actions, may_block=_takes_long(base, message)
+    )
+
+
+def _find_edits(gathering: Gathering, base: Message, message: Message, bits: int) -> Plan:
+    plan = gathering.compare(base, message)
+    target = EomActions(bits, _no_progress)
+    Plan(plan.edits, None).apply(target)
+    if plan.body is not None:
+        target.replace_body(b"")
+    return plan
+
+
+def _takes_long(base: Message, message: Message) -> bool:
+    """Whether it may take long to find out what has changed in a message."""
+    # An author may have put anything there; then it is found out when they are compared.
+    with contextlib.suppress(Exception):
+        if base.body.touches_disk or message.body.touches_disk:
+            return True
+        return len(message.headers) > _MANY_HEADERS
+    return False
+
+
+async def _no_progress() -> None:
+    """Stand in for what tells the MTA that the end of the message takes longer."""
 
 
 class _Playback:
@@ -169,8 +224,11 @@ class _Playback:
             packets = actions.close()
         if status is _SKIP:
             status = _CONTINUE
+        keeps = status in _KEEPS_MESSAGE
+        if keeps and actions.fault is not None:
+            raise runner.fail_member(member, handler.name, ValueError(actions.fault))
         edits, body = _edits_of(packets), self._message.body
-        if status in _KEEPS_MESSAGE and edits:
+        if keeps and edits:
             await runner.run_step(
                 member,
                 self._apply,

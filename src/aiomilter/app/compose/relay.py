@@ -14,12 +14,12 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from aiomilter.app.compose.member import CONTENT, Member
+from aiomilter.app.compose.member import CONTENT, Member, name_in_log
 from aiomilter.app.compose.member_runner import MemberRunner
-from aiomilter.app.compose.playback import play_message
+from aiomilter.app.compose.playback import find_edits, play_message
 from aiomilter.app.facts import Facts
 from aiomilter.app.gathering import Gathering
 from aiomilter.app.handlers import Handler, HandlerKind, HandlerTable
@@ -28,8 +28,9 @@ from aiomilter.app.milter import Milter, Verdict
 from aiomilter.app.reply import Reply
 from aiomilter.app.running import FaultError, GoneError
 from aiomilter.session.status import Status
+from aiomilter.spec import ALL_ACTIONS
 
-__all__ = ["Relay", "Ruling"]
+__all__ = ["PARTIAL", "Missing", "Relay", "Ruling"]
 
 _ACCEPT, _CONTINUE, _DISCARD = Status.ACCEPT, Status.CONTINUE, Status.DISCARD
 _REJECT, _TEMPFAIL, _SKIP = Status.REJECT, Status.TEMPFAIL, Status.SKIP
@@ -37,7 +38,7 @@ _REFUSALS = (_REJECT, _TEMPFAIL)
 _ENDS = (_REJECT, _TEMPFAIL, _DISCARD)
 _SEVERITY = {_CONTINUE: 0, _ACCEPT: 1, _DISCARD: 2, _TEMPFAIL: 3, _REJECT: 4}
 _OF_SESSION = ("on_connect", "on_helo")
-_PARTIAL = ("on_rcpt", "on_unknown")
+PARTIAL = ("on_rcpt", "on_unknown")
 """Where a refusal means the recipient or the command, not the message."""
 
 
@@ -66,6 +67,20 @@ class Ruling(NamedTuple):
         return self._replace(status=status, result=words, is_fault=is_fault)
 
 
+class Missing(NamedTuple):
+    """A milter that could not be made.
+
+    Attributes:
+        name: Of its class, or what else was to make it.
+        error: Why not.
+        is_dry: Whether it was to be run dry.
+    """
+
+    name: str
+    error: BaseException
+    is_dry: bool
+
+
 class Relay(Milter):
     """Several milters as one: what a `Dispatcher` serves in their place.
 
@@ -74,20 +89,39 @@ class Relay(Milter):
         members: They, in their order; none before the session has begun.
     """
 
-    def __init__(self, table: HandlerTable, make: Callable[[Facts], list[Member]]) -> None:
+    def __init__(
+        self,
+        table: HandlerTable,
+        make: Callable[[Facts], list[Member]],
+        missing: Sequence[Missing] = (),
+    ) -> None:
         """Prepare.
 
         Args:
             table: What they ask for together.
             make: Makes them members of a session.
+            missing: Those that could not be made.
         """
         self.table = table
         self.members: list[Member] = []
+        # Those who are still to be told of the session's end.
+        self._open: list[Member] = []
         self._make = make
+        self._missing = missing
 
-    def begin_session(self, facts: Facts) -> None:
-        """Have the members know the facts of their session."""
-        self.members = self._make(facts)
+    def begin_session(self, runner: MemberRunner) -> None:
+        """Have the members know the facts of their session.
+
+        Raises:
+            FaultError: One is missing, and that lets no mail pass.
+        """
+        self.members = self._make(runner.facts)
+        self._open = list(self.members)
+        missing, self._missing = self._missing, ()
+        for name, error, is_dry in missing:
+            fault = runner.fail_named(name_in_log(name, is_dry=is_dry), "the factory", error)
+            if not is_dry and fault.answer in _ENDS:
+                raise fault
 
     @property
     def milters(self) -> list[Milter]:
@@ -100,7 +134,7 @@ class Relay(Milter):
         self,
         runner: MemberRunner,
         handler: Handler,
-        arguments: tuple[object, ...],
+        arguments: Callable[[], tuple[object, ...]],
         *,
         may_answer: bool,
         in_message: bool,
@@ -111,7 +145,7 @@ class Relay(Milter):
         Args:
             runner: What runs their handlers.
             handler: The handler that stands for all of theirs.
-            arguments: What they are called with.
+            arguments: Makes what each is called with.
             may_answer: Whether the MTA takes a verdict.
             in_message: Whether a message is in progress.
             decides_message: Whether a verdict on it is possible now.
@@ -121,24 +155,28 @@ class Relay(Milter):
         """
         name = handler.name
         asked = self._asked(name, in_message=in_message)
-        if handler.wants_rejected and self.macros.get("{rcpt_mailer}") == "error":
-            asked = [(one, own) for one, own in asked if own.wants_rejected or one.wants_rejected]
+        want_rejected = [pair for pair in asked if pair[0].wants_rejected]
+        if want_rejected and self.macros.get("{rcpt_mailer}") == "error":
+            asked = want_rejected
         deadline = runner.deadline([own for _, own in asked])
         ruling = Ruling()
         discards = False
         for member, own in asked:
             result: object = None
             is_fault = False
+            # One may change what it gets, such as the list of parameters.
+            given = arguments()
             try:
                 takes_verdict = may_answer or member.trial is not None
                 status, result = await runner.ask_member(
-                    member, own, arguments, deadline, may_answer=takes_verdict
+                    member, own, given, deadline, may_answer=takes_verdict
                 )
             except FaultError as fault:
                 status, is_fault = fault.answer, True
             if status is _SKIP:
                 # Sendmail would take it for more, so nobody hears of it but this member.
-                member.skipped.add(name)
+                if in_message:
+                    member.skipped.add(name)
                 continue
             is_for_message = status is _DISCARD or (status is _ACCEPT and name not in _OF_SESSION)
             if is_for_message and not decides_message:
@@ -146,7 +184,7 @@ class Relay(Milter):
                     reason = "there is no message that it could be meant for"
                     runner.drop_verdict(member, own, result, reason)
                 continue
-            self._note(member, name, status, result, arguments, is_fault=is_fault)
+            self._note(member, name, status, result, given, is_fault=is_fault)
             if member.trial is not None:
                 continue
             discards |= status is _DISCARD
@@ -155,7 +193,7 @@ class Relay(Milter):
                 break
         if ruling.status is _ACCEPT and self._goes_on(in_message=in_message):
             ruling = Ruling()
-        is_partial = name in _PARTIAL and ruling.status in _REFUSALS
+        is_partial = name in PARTIAL and ruling.status in _REFUSALS
         ends = discards or (ruling.status in _ENDS and (not is_partial or not may_answer))
         return ruling._replace(
             owes_discard=discards and is_partial, ends_message=ends and in_message
@@ -188,7 +226,7 @@ class Relay(Milter):
                 member.in_session = False
             if trial is not None and status is not _CONTINUE:
                 trial.tell_session(member.table.class_name, member.facts, stage, status, result)
-        elif name in _PARTIAL and status in _REFUSALS:
+        elif name in PARTIAL and status in _REFUSALS:
             if trial is not None and name == "on_rcpt":
                 trial.refuse(str(arguments[0]))
         elif status is not _CONTINUE and member.in_message:
@@ -247,14 +285,16 @@ class Relay(Milter):
         Raises:
             GoneError: Nobody waits for an answer.
         """
+        # Each with the last of its handlers, which is the one for the end if it has that.
         asked = [
-            (member, handlers)
+            (member, handlers[-1])
             for member in self.members
             if member.in_message and (handlers := _content_handlers(member))
         ]
+        # Who has pieces alone may take the time that all of a message has.
+        whole = self.table.by_name["on_message"]
         deadline = runner.deadline(
-            [own for _, handlers in asked for own in handlers if own.kind is HandlerKind.EOM]
-            or [self.table.by_name["on_message"]]
+            [whole if own.kind is not HandlerKind.EOM else own for _, own in asked] or [whole]
         )
         ruling = Ruling()
         branch, group = message, None
@@ -281,11 +321,11 @@ class Relay(Milter):
             member.in_message = False
             keeps = status in (_CONTINUE, _ACCEPT)
             if trial is not None:
-                if keeps and not is_fault:
-                    branch = shown
-                await self._tell(
+                is_fault = await self._tell(
                     runner, gathering, member, status, result, base, shown, is_fault=is_fault
                 )
+                if keeps and not is_fault:
+                    branch = shown
                 continue
             if keeps and not is_fault:
                 message = shown
@@ -305,20 +345,14 @@ class Relay(Milter):
         shown: Message,
         *,
         is_fault: bool,
-    ) -> None:
-        """Log what a member that is run dry has come to."""
+    ) -> bool:
+        """Log what a member that is run dry has come to; return whether that is a fault."""
         plan = None
         if status in (_CONTINUE, _ACCEPT) and not is_fault:
             try:
-                plan = await runner.run_step(
-                    member,
-                    gathering.compare,
-                    base,
-                    shown,
-                    may_block=shown.body.touches_disk or base.body.touches_disk,
-                )
-            except FaultError:
-                is_fault = True
+                plan = await find_edits(runner, member, gathering, shown, base, ALL_ACTIONS)
+            except FaultError as fault:
+                status, is_fault = fault.answer, True
         assert member.trial is not None
         size = None if plan is None or plan.body is None else plan.body.size
         member.trial.tell(
@@ -331,9 +365,10 @@ class Relay(Milter):
             new_body_bytes=size,
             is_fault=is_fault,
         )
+        return is_fault
 
     def pass_message(self) -> None:
-        """Note that a message has come to its end, and that nobody wants to see it."""
+        """Note that a message has come to its end, for those who do not want to see it."""
         for member in self.members:
             if member.in_message:
                 member.in_message = False
@@ -350,10 +385,10 @@ class Relay(Milter):
                 await self._call_hook(runner, member, "on_abort")
 
     async def close(self, runner: MemberRunner) -> None:
-        """Tell all that the session is over."""
+        """Tell all that the session is over; called once more if one of them does not come back."""
         await self.give_up(runner)
-        for member in self.members:
-            await self._call_hook(runner, member, "on_close")
+        while self._open:
+            await self._call_hook(runner, self._open.pop(0), "on_close")
 
     async def _call_hook(self, runner: MemberRunner, member: Member, name: str) -> None:
         handler = member.table.by_name.get(name)

@@ -56,7 +56,7 @@ def merge_tables(
         by_event={},
         handled=0,
         options=0,
-        optional=int(Options.REJECTED_RECIPIENTS | Options.LEADING_SPACE),
+        optional=int(Options.REJECTED_RECIPIENTS | Options.LEADING_SPACE | Options.SKIP),
         macros=merge_macros([table.macros for table in tables]),
         actions=_merge_actions(real),
         begins_messages=any(table.begins_messages for table in tables),
