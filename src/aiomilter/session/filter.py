@@ -203,7 +203,7 @@ class FilterSession(AnsweringSession):
 
     def end_session_again(self) -> None:
         """Report `SessionEnd` once more: not all that it is for could be done."""
-        self._queue.insert(0, SessionEnd())
+        self.queue.insert(0, SessionEnd())
 
     def next_event(self) -> Event | None:
         """Return the next event, or None if more bytes are needed.
