@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import os
 import random
 import signal
@@ -35,13 +36,14 @@ _WHO = "<who@a.example>"
 _PID_DIGITS = 10
 _MAIL = packet(b"M", b"<alice@a.example>\0")
 _WHO_RCPT = packet(b"R", _WHO.encode() + b"\0")
-_RCPT = packet(b"R", b"<bob@b.example>\0")
 _STAMPED = added_header(b"X-One", b"1") + added_header(b"X-Two", b"2") + packet(b"a")
 _MESSAGES_A_CONNECTION = 200
 _DEATH_SHOWS_WITHIN_S = 2.0
 _PATIENCE_S = 30.0
 _ROOT = Path(__file__).resolve().parent.parent
 _LISTENING = "listening on"
+
+_numbers = itertools.count(1)
 
 
 class Knowing(Milter):
@@ -117,7 +119,9 @@ async def client(path: Path, run: Run, over: asyncio.Event) -> None:
             answer = await peer.ask(_WHO_RCPT, expected)
             pid = int(answer[-1 - _PID_DIGITS : -1])
             for _ in range(_MESSAGES_A_CONNECTION):
-                answer = await peer.ask(_RCPT, len(CONTINUE))
+                # No two messages are the same: one that ends many workers would be refused.
+                recipient = b"<bob%d@b.example>\0" % next(_numbers)
+                answer = await peer.ask(packet(b"R", recipient), len(CONTINUE))
                 answer += await peer.ask(EOM, len(_STAMPED))
                 if answer != CONTINUE + _STAMPED:
                     run.wrong.append(f"wrong answer: {answer!r}")

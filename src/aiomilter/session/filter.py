@@ -62,10 +62,7 @@ from aiomilter.spec import (
     Options,
     State,
 )
-from aiomilter.wire.commands import (
-    Body,
-    OfferOptions,
-)
+from aiomilter.wire.commands import Body, OfferOptions
 from aiomilter.wire.framing import HEAD, PacketReader
 
 __all__ = ["FilterSession"]
