@@ -93,7 +93,9 @@ async def workers(folder: Path, count: int, *arguments: str) -> AsyncIterator[Wo
             yield running
         finally:
             if running.process.returncode is None:
-                found = running.workers()
+                # One that was killed may be gone before that is known here.
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    found = running.workers()
             for number in found:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(number, signal.SIGTERM)
