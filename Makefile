@@ -77,7 +77,7 @@ fuzz: env  ## Fuzz the core: TARGET=author, filter or wire; SECONDS=60
 	@fuzz/make-env.sh
 	@fuzz/.work/venv/bin/python fuzz/run.py $(TARGET) --seconds $(SECONDS) $(ARGS)
 
-bench: test-deps env  ## Compare with other milter libraries (25 minutes; QUICK=1: two); ARGS for bench.compare
+bench: test-deps env  ## Compare with other milter libraries (half an hour; QUICK=1: two); ARGS for bench.compare
 	@bench/make-env.sh
 	@$(BIN)/python -m bench.compare $(if $(QUICK),--quick) $(ARGS)
 	@$(BIN)/python tools/readme-figures.py

@@ -1,6 +1,6 @@
 """Compare aiomilter with what somebody would take instead, on one machine, in one run.
 
-    python -m bench.compare                                # all of it: 25 minutes
+    python -m bench.compare                                # all of it: half an hour
     python -m bench.compare --quick                        # two minutes
     python -m bench.compare --workload W1-50 --workload W3 --peer aiomilter-uvloop --rounds 15
 

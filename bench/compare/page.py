@@ -67,8 +67,10 @@ def _machine(results: Results) -> str:
     facts = results.document["machine"]
     rows = [f"| {title} | {facts.get(name, '')} |" for title, name in _MACHINE]
     lines = ["| | |", "|---|---|", *rows]
-    if any(entry["quick"] for entry in results.document["workloads"].values()):
-        lines += ["", "**The figures are those of a quick run: one round, few messages.**"]
+    quick = [entry["quick"] for entry in results.document["workloads"].values()]
+    if any(quick):
+        which = "The figures" if all(quick) else "Where it says so, figures"
+        lines += ["", f"**{which} are those of a quick run: one round, few messages.**"]
     return "\n".join(lines)
 
 
