@@ -17,6 +17,7 @@ from aiomilter.aio.connection import Connection
 from aiomilter.aio.line import Line
 from aiomilter.aio.shared import Shared
 from aiomilter.aio.threads import WorkerThreads
+from aiomilter.session.filter import FilterSession
 from tests.aio.serving import Recorder, errors, recorder, serving, session, until_true, warnings
 from tests.mta import (
     ABORT,
@@ -378,6 +379,19 @@ async def test_a_fault_of_the_library_itself_ends_one_connection(
         await transport.has_closed.wait()
     (line,) = errors(caplog)
     assert line == "internal error in the connection from a unix socket"
+
+
+async def test_what_a_fault_of_the_library_leaves_unanswered_is_no_hang(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    milter = recorder()
+    async with session(milter) as mta:
+        assert await mta.ask(MAIL) == b"c"
+        monkeypatch.setattr(FilterSession, "go_on", lambda _session: None)
+        mta.send(RCPT)
+        assert split_packets(await mta.rest()) == [b"t"]
+    (line,) = errors(caplog)
+    assert line.startswith("internal error in the connection from ")
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="an option of Linux")

@@ -279,8 +279,9 @@ class Connection(HandlerHost, asyncio.BufferedProtocol):
                         break
                     await dispatcher.handle(event)
                     event = None
-                    # Hot path: nearly always there is nothing more.
-                    looks = bool(reader.buffer or queue)
+                    # Hot path: nearly always there is nothing more. What a fault of the library has
+                    # left unanswered is found out by looking: the MTA must not wait in vain.
+                    looks = bool(reader.buffer or queue or session.is_unanswered)
                     if looks and len(session.outgoing) > _MANY_ANSWERS:
                         self._flush()
                         if line.is_writing_paused:
