@@ -112,7 +112,7 @@ class Connection(HandlerHost, asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Take in bytes; the task is woken only for an event, and may be waiting again then."""
         session, arrival = self._session, self._arrival
-        data = bytes(self._read_buffer[:nbytes])
+        data = self._read_buffer[:nbytes].tobytes()
         if nbytes == READ_BYTES:
             arrival.wake_soon()  # uvloop reads on, up to 4 MiB in one turn; others wait.
         wakeup = arrival.wakeup
@@ -281,11 +281,13 @@ class Connection(HandlerHost, asyncio.BufferedProtocol):
                     event = None
                     # Hot path: nearly always there is nothing more. What a fault of the library has
                     # left unanswered is found out by looking: the MTA must not wait in vain.
-                    looks = bool(reader.buffer or queue or session.is_unanswered)
-                    if looks and len(session.outgoing) > _MANY_ANSWERS:
-                        self._flush()
-                        if line.is_writing_paused:
-                            await self._drain(line)
+                    looks = False
+                    if reader.buffer or queue or session.awaiting or session.offer:
+                        looks = True
+                        if len(session.outgoing) > _MANY_ANSWERS:
+                            self._flush()
+                            if line.is_writing_paused:
+                                await self._drain(line)
                 except RemoteProtocolError as error:
                     self._log_protocol_error(error)
                 except asyncio.CancelledError:
@@ -328,12 +330,15 @@ class Connection(HandlerHost, asyncio.BufferedProtocol):
             self._dispatcher.settle()
         out = session.outgoing
         if out:
-            line.write(out.pop() if len(out) == 1 else session.data_to_send())
+            data = out.pop() if len(out) == 1 else session.data_to_send()
+            # Hot path: `Line.write` without its call.
+            if not line.is_lost:
+                line.transport.write(data)
             if line.is_writing_paused:
                 self._arrival.wake_soon()  # It is the task that waits, if it is not at work.
         if line.is_reading_paused:
             line.resume_reading()
-        has_part = session.ends_in_macros or session.reader.buffer
+        has_part = session.reader.buffer or session.ends_in_macros
         if has_part or self._kept.bytes or self._is_negotiating:
             self._finish_partly(session, line)
         else:

@@ -16,6 +16,7 @@ class Line:
 
     Attributes:
         peer: The other end's address, for the log.
+        transport: What it writes to; whoever does so directly asks ``is_lost`` first.
         is_lost: Whether the connection is gone.
         is_reading_paused: Whether nothing is taken in for now.
         is_writing_paused: Whether the other end has much to read before more should be written.
@@ -24,17 +25,17 @@ class Line:
     __slots__ = (
         "_loop",
         "_sock",
-        "_transport",
         "_unread_before",
         "_waiter",
         "is_lost",
         "is_reading_paused",
         "is_writing_paused",
         "peer",
+        "transport",
     )
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
+        self.transport = transport
         self._loop = loop
         self._sock: socket.socket | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -56,7 +57,7 @@ class Line:
     def write(self, data: bytes) -> None:
         """Send, or keep until the other end reads; nothing at all once the line is lost."""
         if not self.is_lost:
-            self._transport.write(data)
+            self.transport.write(data)
 
     def acknowledge_at_once(self) -> None:
         """Let the other end know, if it is on TCP, that its bytes have come, without delay."""
@@ -66,20 +67,20 @@ class Line:
 
     def pause_reading(self) -> None:
         """Take in nothing more for now; may be called again."""
-        if not self.is_reading_paused and not self._transport.is_closing():
+        if not self.is_reading_paused and not self.transport.is_closing():
             self.is_reading_paused = True
-            self._transport.pause_reading()
+            self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Go on after `pause_reading`, if that was called."""
-        if self.is_reading_paused and not self._transport.is_closing():
+        if self.is_reading_paused and not self.transport.is_closing():
             self.is_reading_paused = False
-            self._transport.resume_reading()
+            self.transport.resume_reading()
 
     async def drain(self) -> None:
         """Wait until the other end has read enough, or the line is lost."""
         self._waiter = self._loop.create_future()
-        self._unread_before = self._transport.get_write_buffer_size()
+        self._unread_before = self.transport.get_write_buffer_size()
         try:
             await self._waiter
         finally:
@@ -87,7 +88,7 @@ class Line:
 
     def has_been_read_from(self) -> bool:
         """Return whether the other end has read anything since this was last asked."""
-        unread = self._transport.get_write_buffer_size()
+        unread = self.transport.get_write_buffer_size()
         before, self._unread_before = self._unread_before, unread
         return unread < before
 
@@ -103,20 +104,20 @@ class Line:
 
     def close(self, linger_s: float) -> None:
         """Close when all is written; if nobody reads it, after ``linger_s`` seconds."""
-        self._transport.close()
-        self._unread_before = self._transport.get_write_buffer_size()
+        self.transport.close()
+        self._unread_before = self.transport.get_write_buffer_size()
         if self._unread_before:
             self._loop.call_later(linger_s, self._end_linger, linger_s)
 
     def abort(self) -> None:
         """Close without waiting for anything."""
-        self._transport.abort()
+        self.transport.abort()
 
     def _end_linger(self, linger_s: float) -> None:
         if self.has_been_read_from() and self._unread_before:
             self._loop.call_later(linger_s, self._end_linger, linger_s)
         else:
-            self._transport.abort()
+            self.transport.abort()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

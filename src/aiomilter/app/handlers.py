@@ -13,7 +13,7 @@ import difflib
 import enum
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -71,6 +71,8 @@ class Handler:
         wants_rejected: Whether it also gets what the MTA has refused.
         time_limit_s: Its own budget, or None.
         kind: What the MTA does meanwhile.
+        is_plain: Whether there is no more to it than to await it and to give its answer.
+        is_of_envelope: Whether it is asked about the sender or a recipient.
     """
 
     name: str
@@ -81,6 +83,13 @@ class Handler:
     wants_rejected: bool = False
     time_limit_s: float | None = None
     kind: HandlerKind = HandlerKind.EVENT
+    # Hot path: asked for each command.
+    is_plain: bool = field(init=False)
+    is_of_envelope: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.is_plain = self.is_async and self.kind is HandlerKind.EVENT
+        self.is_of_envelope = self.name in ("on_mail", "on_rcpt")
 
 
 @dataclass(slots=True)

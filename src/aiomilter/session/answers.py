@@ -78,13 +78,13 @@ class AnsweringSession:
     Attributes:
         macros: What the MTA has told about the session, by stage.
         actions: The action bits that were agreed; 0 before the negotiation.
+        awaiting: The state of the command that waits for an answer, or None; to be looked at only.
         message_is_open: Whether a message has begun and has no verdict yet.
         outgoing: The packets that `data_to_send` would return; to be looked at only.
         queue: The events that are known and not fetched yet; to be looked at only.
     """
 
     __slots__ = (
-        "_awaiting",
         "_awaiting_no_reply",
         "_eom_follows",
         "_handled",
@@ -100,6 +100,7 @@ class AnsweringSession:
         "_state",
         "_wanted",
         "actions",
+        "awaiting",
         "macros",
         "message_is_open",
         "outgoing",
@@ -118,8 +119,8 @@ class AnsweringSession:
         self.outgoing: list[bytes] = []
         self.queue: list[Event] = []
         self.message_is_open = False
-        # The state of the command that waits for an answer, and its no-reply bit.
-        self._awaiting: int | None = None
+        self.awaiting: int | None = None
+        # Its no-reply bit.
         self._awaiting_no_reply = 0
         # Whether that command is the last piece of a body that came with the end of the message.
         self._eom_follows = False
@@ -155,13 +156,13 @@ class AnsweringSession:
             LocalProtocolError: There is no open event, or the verdict is none of the protocol's
                 at this place: the MTA would wait for ever.
         """
-        target = self._awaiting
+        target = self.awaiting
         if target is None or self.queue:
             raise LocalProtocolError("there is no event to answer")
         if edits and target != _EOM:
             raise LocalProtocolError("edits are for the end of a message only")
         if status is _CONTINUE and target < _EOM and not self._eom_follows:
-            self._awaiting = None
+            self.awaiting = None
             self._answer_continue(self._awaiting_no_reply)
             return
         if status is _NOREPLY and not self.may_answer():
@@ -174,7 +175,7 @@ class AnsweringSession:
             if self.message_is_open:
                 self._wanted &= ~(1 << target)
         packet = _encode_verdict(status, text)
-        self._awaiting = None
+        self.awaiting = None
         if self._eom_follows:
             self._eom_follows = False
             if status is _CONTINUE:
@@ -198,11 +199,11 @@ class AnsweringSession:
             LocalProtocolError: There is no open event.
         """
         # Hot path: a third of the questions that `respond` asks.
-        target = self._awaiting
+        target = self.awaiting
         if target is None or target >= _EOM or self._eom_follows or self.queue:
             self.respond(_CONTINUE)
             return
-        self._awaiting = None
+        self.awaiting = None
         no_reply = self._awaiting_no_reply
         if not self._options & no_reply or not self._offered_options & no_reply:
             self.outgoing.append(_CONTINUE_PACKET)
@@ -242,7 +243,7 @@ class AnsweringSession:
             LocalProtocolError: Not at the end of a message. Sendmail takes it for a fault
                 everywhere else.
         """
-        if self._awaiting != _EOM or self.queue:
+        if self.awaiting != _EOM or self.queue:
             raise LocalProtocolError("progress is for the end of a message only")
         self.outgoing.append(_PROGRESS_PACKET)
 
@@ -313,7 +314,7 @@ class AnsweringSession:
         if self._owed is not None:
             self._conclude(_EOM, *self._owed)
         elif self._handled >> _EOM & 1:
-            self._awaiting = _EOM
+            self.awaiting = _EOM
             self._awaiting_no_reply = 0
             return EndOfMessage()
         else:

@@ -45,7 +45,7 @@ from aiomilter.session.negotiation import (
     options_without,
     read_offer,
 )
-from aiomilter.session.stages import CONTENT, STAGES, EventWithAnswer, Stage
+from aiomilter.session.stages import STAGES, EventWithAnswer, Stage, content_of
 from aiomilter.session.states import (
     ABORTS,
     ABORTS_AND_SWALLOWS,
@@ -63,7 +63,7 @@ from aiomilter.spec import (
     State,
 )
 from aiomilter.wire.commands import Body, OfferOptions
-from aiomilter.wire.framing import HEAD, PacketReader
+from aiomilter.wire.framing import HEAD_BYTES, PacketReader, unpack_head
 
 __all__ = ["FilterSession"]
 
@@ -87,6 +87,7 @@ class FilterSession(AnsweringSession):
 
     Attributes:
         ends_in_macros: Whether the last packet was one of macros, so that a command is to follow.
+        offer: The offer of options that waits for an answer, or None; to be looked at only.
         packets_received: How many packets have been taken in.
         reader: Where bytes wait that are no packet yet; to be looked at only.
     """
@@ -96,9 +97,9 @@ class FilterSession(AnsweringSession):
         "_eof",
         "_max_payload_bytes",
         "_moves",
-        "_offer",
         "_started",
         "ends_in_macros",
+        "offer",
         "packets_received",
         "reader",
     )
@@ -113,7 +114,7 @@ class FilterSession(AnsweringSession):
         self._max_payload_bytes = max_payload_bytes
         self.reader = PacketReader(min(max_payload_bytes, MAX_PAYLOAD_BYTES_BEFORE_NEGOTIATION))
         self._moves = moves_for(0)
-        self._offer: NegotiationOffer | None = None
+        self.offer: NegotiationOffer | None = None
         self._started = False
         self.ends_in_macros = False
         self._eof = False
@@ -135,7 +136,7 @@ class FilterSession(AnsweringSession):
     @property
     def is_unanswered(self) -> bool:
         """Whether the last event expects an answer and has none."""
-        return not self.queue and (self._awaiting is not None or self._offer is not None)
+        return not self.queue and (self.awaiting is not None or self.offer is not None)
 
     @property
     def buffered_bytes(self) -> int:
@@ -145,7 +146,7 @@ class FilterSession(AnsweringSession):
     @property
     def has_negotiated(self) -> bool:
         """Whether the negotiation is over, or was left out by the MTA."""
-        return self._state != _INIT and self._offer is None
+        return self._state != _INIT and self.offer is None
 
     @property
     def more_is_on_its_way(self) -> bool:
@@ -186,8 +187,8 @@ class FilterSession(AnsweringSession):
             return
         self._ended = self.reader.is_closed = True
         self.discard_input()
-        self._offer = None
-        self._awaiting = None
+        self.offer = None
+        self.awaiting = None
         self._eom_follows = False
         self.queue.clear()
         if self.message_is_open:
@@ -212,7 +213,7 @@ class FilterSession(AnsweringSession):
         """
         if self.queue:
             return self.queue.pop(0)
-        if self._awaiting is not None or self._offer is not None:
+        if self.awaiting is not None or self.offer is not None:
             raise LocalProtocolError("the last event has not been answered yet")
         try:
             while (packet := self.reader.next_packet()) is not None:
@@ -258,26 +259,27 @@ class FilterSession(AnsweringSession):
         # Hot path: nearly all reads are one command of an open message. This does for it what
         # those two do, with half of their steps (a sixth of all steps of the library).
         reader = self.reader
-        if self.message_is_open and not reader.buffer and len(data) >= HEAD.size:
-            length, letter = HEAD.unpack_from(data)
-            content = CONTENT.get(letter)
-            if content is not None and len(data) == length + 4 <= reader.max_payload_bytes + 5:
+        size = len(data)
+        if self.message_is_open and not reader.buffer and size >= HEAD_BYTES:
+            length, letter = unpack_head(data)
+            content = content_of(letter)
+            if content is not None and size == length + 4 <= reader.max_payload_bytes + 5:
                 target, bit, no_reply, decode = content
                 if (
                     self._wanted & bit
                     and self._moves[self._state][letter] == PROCESS
-                    and self._awaiting is None
+                    and self.awaiting is None
                     and not (self._owed or reader.is_closed)
                 ):
                     try:
-                        event = decode(data[HEAD.size :])
+                        event = decode(data[HEAD_BYTES:])
                     except RemoteProtocolError:
                         # The long way finds out what is wrong, too, and ends the connection.
                         reader.receive_data(data)
                         return self.next_event()
                     self.packets_received += 1
                     self.ends_in_macros = False
-                    self._state = self._awaiting = target
+                    self._state = self.awaiting = target
                     self._awaiting_no_reply = no_reply
                     return event
         reader.receive_data(data)
@@ -335,7 +337,7 @@ class FilterSession(AnsweringSession):
             event = None
             self._answer_continue(no_reply)
         else:
-            self._awaiting = target
+            self.awaiting = target
             self._awaiting_no_reply = no_reply
         if starts:
             if event is not None:
@@ -368,8 +370,8 @@ class FilterSession(AnsweringSession):
             raise RemoteProtocolError("a negotiate packet without payload")
         self._state = int(State.NEGOTIATION)
         self.macros.clear_from(0)
-        self._offer = read_offer(OfferOptions.decode(payload))
-        return self._offer
+        self.offer = read_offer(OfferOptions.decode(payload))
+        return self.offer
 
     def _receive_end_of_message(self, payload: bytes) -> Event | None:
         self._state = _EOM
@@ -383,7 +385,7 @@ class FilterSession(AnsweringSession):
         wants_body = 1 << _BODY & self._wanted
         if payload and wants_body and self._owed is None:
             # The answer to this last piece is no answer to the MTA unless it is a verdict.
-            self._awaiting = _BODY
+            self.awaiting = _BODY
             self._awaiting_no_reply = 0
             self._eom_follows = True
             event = Body(payload)
@@ -454,7 +456,7 @@ class FilterSession(AnsweringSession):
             RemoteProtocolError: The MTA lacks what is requested; the connection ends.
             LocalProtocolError: There is no open offer, or a macro request has a NUL in it.
         """
-        offer = self._offer
+        offer = self.offer
         if offer is None:
             raise LocalProtocolError("there is no offer to answer")
         try:
@@ -464,7 +466,7 @@ class FilterSession(AnsweringSession):
             raise
         # A reply that cannot be sent leaves the offer open.
         reply = agreement.reply.encode()
-        self._offer = None
+        self.offer = None
         self.actions = agreement.actions
         self._offered_options = offer.options
         # What was unwanted before the negotiation may be stepped over for good.

@@ -19,7 +19,7 @@ from aiomilter.wire.commands import (
     Unknown,
 )
 
-__all__ = ["CONTENT", "STAGES", "EventWithAnswer", "Stage"]
+__all__ = ["STAGES", "EventWithAnswer", "Stage", "content_of"]
 
 EventWithAnswer = (
     Connect | Helo | Mail | Rcpt | Data | Header | EndOfHeaders | Body | EndOfMessage | Unknown
@@ -68,10 +68,11 @@ def _stage_of(letter: int) -> Stage:
 STAGES: dict[int, Stage] = {letter: _stage_of(letter) for letter in _DECODE}
 """The commands that are an event with an answer and nothing else."""
 
-CONTENT: dict[int, tuple[int, int, int, Callable[[bytes], EventWithAnswer]]] = {
+_CONTENT: dict[int, tuple[int, int, int, Callable[[bytes], EventWithAnswer]]] = {
     letter: (stage.target, stage.handled_bit, stage.no_reply, stage.decode)
     for letter, stage in STAGES.items()
     if letter in b"TLNB"
 }
-"""Of `STAGES`, those that do no more in an open message than to come next: target, bit, no-reply
-option and decoder."""
+content_of = _CONTENT.get
+"""Return the target, bit, no-reply option and decoder of those of `STAGES` that do no more in an open
+message than to come next, by letter; None for all others."""

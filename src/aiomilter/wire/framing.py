@@ -22,11 +22,15 @@ from struct import Struct
 from aiomilter.errors import RemoteProtocolError
 from aiomilter.spec import MAX_PAYLOAD_BYTES
 
-__all__ = ["HEAD", "PacketReader", "encode_packet"]
+__all__ = ["HEAD_BYTES", "PacketReader", "encode_packet", "unpack_head"]
 
 _LENGTH = Struct(">I")
-HEAD = Struct(">IB")
-"""Length and letter."""
+_HEAD = Struct(">IB")
+# Hot path: a method of an object that another module has made is looked up anew for each call.
+HEAD_BYTES = _HEAD.size
+"""How many bytes length and letter are."""
+unpack_head = _HEAD.unpack_from
+"""Return length and letter from a buffer, and perhaps an offset in it."""
 _SIGN_BIT = 0x80000000
 
 _FOREIGN_GREETINGS: tuple[tuple[bytes, str], ...] = (
@@ -106,12 +110,12 @@ class PacketReader:
         """
         buffer, start = self.buffer, self._offset
         size = len(buffer)
-        body = start + HEAD.size
+        body = start + HEAD_BYTES
         if size < body:
             if size - start >= _LENGTH.size:
                 self._check_length(_LENGTH.unpack_from(buffer, start)[0])
             return None
-        length, letter = HEAD.unpack_from(buffer, start)
+        length, letter = unpack_head(buffer, start)
         payload_bytes = length - 1
         if 0 <= payload_bytes <= self.max_payload_bytes:
             end = body + payload_bytes
@@ -132,7 +136,7 @@ class PacketReader:
     def put_back(self, letter: int, payload: bytes) -> None:
         """Have the packet that was returned last returned once more."""
         if self.buffer:
-            self._offset -= HEAD.size + len(payload)
+            self._offset -= HEAD_BYTES + len(payload)
         else:
             self.buffer = encode_packet(bytes((letter,)), payload)
 
