@@ -20,56 +20,84 @@ from aiomilter.wire.commands import (
     Unknown,
 )
 
-__all__ = ["ARGUMENTS"]
+__all__ = ["CALLS", "arguments_of"]
+
+_Function = Callable[..., Any]
 
 
-def _mail_arguments(facts: Facts, event: Mail) -> tuple[object, ...]:
+def _call_for_mail(function: _Function, milter: object, facts: Facts, event: Mail) -> Any:
     sender, *params = map(decode_text, event.arguments)
     facts.sender = sender
-    return sender, params
+    return function(milter, sender, params)
 
 
-def _rcpt_arguments(facts: Facts, event: Rcpt) -> tuple[object, ...]:
-    del facts
+def _call_for_rcpt(function: _Function, milter: object, _facts: Facts, event: Rcpt) -> Any:
     recipient, *params = map(decode_text, event.arguments)
-    return recipient, params
+    return function(milter, recipient, params)
 
 
-def _connect_arguments(facts: Facts, event: Connect) -> tuple[object, ...]:
+def _call_for_connect(function: _Function, milter: object, facts: Facts, event: Connect) -> Any:
     facts.connect = event
-    return decode_text(event.hostname), facts.client
+    return function(milter, decode_text(event.hostname), facts.client)
 
 
-def _helo_arguments(facts: Facts, event: Helo) -> tuple[object, ...]:
+def _call_for_helo(function: _Function, milter: object, facts: Facts, event: Helo) -> Any:
     # There is no message: it does not count as one of the last one's.
     facts.end_message()
     facts.context.enter()
     facts.helo_name = decode_text(event.hostname)
-    return (facts.helo_name,)
+    return function(milter, facts.helo_name)
 
 
-def _unknown_arguments(facts: Facts, event: Unknown) -> tuple[object, ...]:
+def _call_for_header(function: _Function, milter: object, _facts: Facts, event: Header) -> Any:
+    # Hot path: `decode_text` without its call, as there are more headers than all the rest.
+    return function(
+        milter,
+        event.name.decode("utf-8", "surrogateescape"),
+        event.value.decode("utf-8", "surrogateescape"),
+    )
+
+
+def _call_for_body(function: _Function, milter: object, _facts: Facts, event: Body) -> Any:
+    return function(milter, event.chunk)
+
+
+def _call_for_unknown(function: _Function, milter: object, facts: Facts, event: Unknown) -> Any:
     # It may come between two messages, or within one.
     facts.context.enter()
-    return (decode_text(event.line),)
+    return function(milter, decode_text(event.line))
+
+
+def _call_without(function: _Function, milter: object, _facts: Facts, _event: Event) -> Any:
+    return function(milter)
 
 
 # Event and arguments belong together by their types, which a table cannot express.
-_Arguments = Callable[[Facts, Any], tuple[object, ...]]
+_Call = Callable[[_Function, object, Facts, Any], Any]
 
-ARGUMENTS: dict[type[Event], _Arguments] = {
-    Connect: _connect_arguments,
-    Helo: _helo_arguments,
-    Mail: _mail_arguments,
-    Rcpt: _rcpt_arguments,
-    Data: lambda _facts, _event: (),
-    # Hot path: `decode_text` without its call, as there are more headers than all the rest.
-    Header: lambda _facts, event: (
-        event.name.decode("utf-8", "surrogateescape"),
-        event.value.decode("utf-8", "surrogateescape"),
-    ),
-    EndOfHeaders: lambda _facts, _event: (),
-    Body: lambda _facts, event: (event.chunk,),
-    Unknown: _unknown_arguments,
+# Hot path: making a tuple of the arguments and taking it apart again costs as much as the call.
+CALLS: dict[type[Event], _Call] = {
+    Connect: _call_for_connect,
+    Helo: _call_for_helo,
+    Mail: _call_for_mail,
+    Rcpt: _call_for_rcpt,
+    Data: _call_without,
+    Header: _call_for_header,
+    EndOfHeaders: _call_without,
+    Body: _call_for_body,
+    Unknown: _call_for_unknown,
 }
-"""What a handler is given for an event; the end of a message is not among them."""
+"""For each event: call a function with a milter and what its handler is given, and return the result.
+
+The end of a message is not among them.
+"""
+
+
+def arguments_of(facts: Facts, event: Event) -> tuple[object, ...]:
+    """Return what a handler is given for an event, beside the milter."""
+    arguments: tuple[object, ...] = CALLS[type(event)](_as_tuple, None, facts, event)
+    return arguments
+
+
+def _as_tuple(_milter: object, *arguments: object) -> tuple[object, ...]:
+    return arguments

@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 from aiomilter.app.actions import EomActions
 from aiomilter.app.answerer import Answerer
-from aiomilter.app.arguments import ARGUMENTS
+from aiomilter.app.arguments import CALLS, arguments_of
 from aiomilter.app.compose.relay import PARTIAL, Relay
 from aiomilter.app.facts import Facts
 from aiomilter.app.gatherer import keeps_message
@@ -135,13 +135,12 @@ class Dispatcher(Answerer):
             # Hot path: nearly all handlers wait for nothing. Without coroutine and clock of `_run`
             # such a command takes 6 % less time.
             if handler.is_plain and host.sees_waits and not self._has_stray:
-                arguments = ARGUMENTS[kind](self._facts, event)
                 self._event = event
                 self._running = handler
                 ticket, time = host.ticket, host.time
                 self._began = began = time()
                 try:
-                    result = await handler.function(self._milter, *arguments)
+                    result = await CALLS[kind](handler.function, self._milter, self._facts, event)
                 except BaseException as error:  # noqa: BLE001  (a milter may raise anything)
                     self._end_late(handler, ticket)
                     raise self._fault(handler.name, describe_error(error), error) from None
@@ -150,7 +149,7 @@ class Dispatcher(Answerer):
                 self._running = None
             elif handler.kind is _EVENT:
                 self._event = event
-                result = await self._run(handler, ARGUMENTS[kind](self._facts, event))
+                result = await self._run(handler, arguments_of(self._facts, event))
             else:
                 if type(event) is Header:
                     self._take_header(event)
@@ -290,7 +289,7 @@ class Dispatcher(Answerer):
         ruling = await relay.relay(
             self,
             handler,
-            lambda: ARGUMENTS[kind](self._facts, event),
+            lambda: arguments_of(self._facts, event),
             may_answer=session.may_answer(),
             in_message=in_message,
             decides_message=in_message

@@ -15,7 +15,7 @@ import contextlib
 from collections.abc import Callable
 
 from aiomilter.app.actions import EomActions
-from aiomilter.app.arguments import ARGUMENTS
+from aiomilter.app.arguments import arguments_of
 from aiomilter.app.compose.member_runner import MemberRunner
 from aiomilter.app.facts import Facts
 from aiomilter.app.gathering import Gathering
@@ -158,7 +158,7 @@ class MessageGatherer(MemberRunner):
                     await self._keep(gathering, event.chunk)
             else:
                 # What a milter finds in `self.sender` and its like.
-                ARGUMENTS[type(event)](self._facts, event)
+                arguments_of(self._facts, event)
                 self._note_envelope(handler, event, _CONTINUE)
         except MessageLimitExceeded as error:
             self._exceed(error)
