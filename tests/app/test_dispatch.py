@@ -61,7 +61,6 @@ POLICY = FaultPolicy(on_error=Status.TEMPFAIL, handler_timeout_s=8.0, eom_timeou
 class FakeHost:
     """A host whose clock never runs out unless it is told to."""
 
-    sees_waits = False
     ticket = 0
 
     def __init__(self) -> None:

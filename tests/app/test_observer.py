@@ -70,7 +70,6 @@ class Journal(Observer):
 class Host:
     """A host whose clocks run out when they are told to; handlers in threads run at once."""
 
-    sees_waits = False
     ticket = 0
 
     def __init__(self) -> None:

@@ -96,7 +96,6 @@ class _Recorder:
 class _Host:
     """Runs handlers at once: none of a planned milter waits for anything."""
 
-    sees_waits = True
     ticket = 0
 
     def __init__(self, session: FilterSession) -> None:
@@ -194,7 +193,9 @@ def _serve(
                 started.now = isinstance(event, SessionStart)
             if isinstance(event, MessageStart):
                 started.messages += 1
-            _finish(dispatcher.handle(event))
+            left = dispatcher.handle_now(event)
+            if left is not None:
+                _finish(dispatcher.handle(left))
         except RemoteProtocolError:
             continue
         finally:

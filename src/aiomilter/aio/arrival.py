@@ -20,6 +20,7 @@ from collections.abc import Callable, Generator
 from contextvars import Context
 from typing import TypeAlias
 
+from aiomilter.app.stepping import Waiting
 from aiomilter.session.events import Event
 
 __all__ = ["Arrival", "Wakeup"]
@@ -34,16 +35,17 @@ class Arrival:
     """Awaited by one task again and again; then there may be an event.
 
     Attributes:
+        context: That of the task, as soon as it has waited once.
         event: What the task was woken with, for the task to take away.
         wakeup: What makes the task go on, if it waits and nothing has woken it yet; else None.
     """
 
     __slots__ = (
         "_asyncio_future_blocking",
-        "_context",
         "_is_cancelled",
         "_is_due",
         "_loop",
+        "context",
         "event",
         "wakeup",
     )
@@ -53,28 +55,27 @@ class Arrival:
         self._loop = loop
         self._asyncio_future_blocking = False
         self.wakeup: Wakeup | None = None
-        self._context = _NO_CONTEXT
-        self.event: Event | None = None
+        self.context = _NO_CONTEXT
+        self.event: Event | Waiting | None = None
         self._is_due = self._is_cancelled = False
 
-    def wake_now(self, wakeup: Wakeup, event: Event) -> None:
+    def wake_now(self, event: Event | Waiting) -> None:
         """Let the task go on with an event, before this returns.
 
-        For a callback of the event loop: not from within a task.
-
-        Args:
-            wakeup: What there is in the attribute of this name.
-            event: What the task gets.
+        For a callback of the event loop: not from within a task. If the task has been woken
+        already, it finds the event when it goes on.
         """
-        self.wakeup = None
+        wakeup = self.wakeup
         self.event = event
-        context = self._context
+        if wakeup is None:
+            return
+        self.wakeup = None
         try:
-            context.run(wakeup, self)
+            self.context.run(wakeup, self)
         except RuntimeError:
             # asyncio refuses it, ahead of anything else, where a task is at work: a transport that
             # somebody feeds from one.
-            self._loop.call_soon(wakeup, self, context=context)
+            self._loop.call_soon(wakeup, self, context=self.context)
 
     def wake_soon(self) -> None:
         """Let the task go on without an event: when the loop next turns, or when it next waits."""
@@ -83,7 +84,7 @@ class Arrival:
             self._is_due = True
         else:
             self.wakeup = None
-            self._loop.call_soon(wakeup, self, context=self._context)
+            self._loop.call_soon(wakeup, self, context=self.context)
 
     # What asyncio.Task asks of a future
 
@@ -98,7 +99,7 @@ class Arrival:
     def add_done_callback(self, wakeup: Wakeup, *, context: Context) -> None:
         """Keep what wakes the task."""
         self.wakeup = wakeup
-        self._context = context
+        self.context = context
 
     def cancel(self, msg: object = None) -> bool:
         """Wake the task with a cancellation; return False if it is awake already."""

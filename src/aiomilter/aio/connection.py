@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from asyncio.tasks import _enter_task, _leave_task
 from collections.abc import Callable
 from typing import cast
 
@@ -29,6 +30,7 @@ from aiomilter.aio.shared import READ_BYTES, Shared
 from aiomilter.aio.task import ServingTask
 from aiomilter.app.host import Abandoned, Cut
 from aiomilter.app.milter import Milter
+from aiomilter.app.stepping import Waiting
 from aiomilter.errors import RemoteProtocolError
 from aiomilter.session.events import ConnectionEnd, Event
 from aiomilter.session.filter import FilterSession
@@ -110,7 +112,7 @@ class Connection(HandlerHost, asyncio.BufferedProtocol):
         return self._read_buffer[:SIP_BYTES] if self._budget.is_tight else self._read_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take in bytes; the task is woken only for an event, and may be waiting again then."""
+        """Take in bytes and serve what needs no waiting; the task is woken only for the rest."""
         session, arrival = self._session, self._arrival
         data = self._read_buffer[:nbytes].tobytes()
         if nbytes == READ_BYTES:
@@ -122,24 +124,57 @@ class Connection(HandlerHost, asyncio.BufferedProtocol):
                 self._line.pause_reading()
             self._kept.count(session.buffered_bytes, self._line)
             return
+        left: Event | Waiting | None
         try:
-            event = session.receive(data)
+            left = session.receive(data)
+            if left is not None:
+                left = arrival.context.run(self._serve_now, left)
         except RemoteProtocolError as error:
             self._log_protocol_error(error)
-            event = session.next_event()
-        if event is None:
+            left = session.next_event()
+        except Abandoned:
+            return
+        except Exception:
+            self._note_internal_error()
+            left = session.next_event()
+        if left is None:
             self._finish_batch()
         else:
-            self.sees_waits = True
-            try:
-                arrival.wake_now(wakeup, event)
-                if arrival.wakeup is None:
-                    self.note_wait()
-            finally:
-                self.sees_waits = False
-            if nbytes > COUNTED_BYTES:
-                busy_line = self._line if arrival.wakeup is None else None
-                self._kept.count(session.buffered_bytes, busy_line)
+            arrival.wake_now(left)
+            if type(left) is Waiting:
+                # Behind what the handler waits for: if it is done by then, it has not waited.
+                self.note_wait()
+        if nbytes > COUNTED_BYTES:
+            busy_line = self._line if arrival.wakeup is None else None
+            self._kept.count(session.buffered_bytes, busy_line)
+
+    def _serve_now(self, event: Event | None) -> Event | Waiting | None:
+        """Serve events in the name of the task, which waits; return what is left for it."""
+        session, handle_now = self._session, self._dispatcher.handle_now
+        reader, queue = session.reader, session.queue
+        loop, task = self._loop, self._task
+        assert task is not None
+        try:
+            _enter_task(loop, task)
+        except RuntimeError:
+            # Another task is at work: somebody feeds the transport from one.
+            return event
+        try:
+            while event is not None:
+                left = handle_now(event)
+                if left is not None:
+                    return left
+                # Hot path: nearly always there is nothing more. What a fault of the library has
+                # left unanswered is found out by looking: the MTA must not wait in vain.
+                if not (reader.buffer or queue or session.awaiting or session.offer):
+                    return None
+                event = session.next_event()
+                if len(session.outgoing) > _MANY_ANSWERS:
+                    # The task can wait until they are read.
+                    return event
+            return None
+        finally:
+            _leave_task(loop, task)
 
     def eof_received(self) -> bool:
         """Note the end of the stream; keep the other direction open for answers."""
@@ -199,7 +234,7 @@ class Connection(HandlerHost, asyncio.BufferedProtocol):
             self._task.cancel()
 
     def note_wait(self) -> None:
-        """Start the clock of a handler that was called without and is not done at once."""
+        """Start the clock of a handler that may have to be cut short, though it has not waited."""
         if self._phase is _BETWEEN:
             self._dispatcher.start_late_clock()
 
@@ -255,7 +290,7 @@ class Connection(HandlerHost, asyncio.BufferedProtocol):
         session, dispatcher, arrival = self._session, self._dispatcher, self._arrival
         reader, queue, task = session.reader, session.queue, self._task
         is_ending = False
-        event: Event | None = None
+        event: Event | Waiting | None = None
         looks = True
         try:
             while True:
@@ -298,13 +333,11 @@ class Connection(HandlerHost, asyncio.BufferedProtocol):
                     is_ending = True
                     session.close()
                 except Exception:
-                    # A fault of the library itself; the hooks are still owed.
-                    _logger.exception("internal error in the connection from %s", line.peer)
                     if is_ending:
+                        _logger.exception("internal error in the connection from %s", line.peer)
                         break
                     is_ending = True
-                    dispatcher.answer_internal_error()
-                    self._flush()
+                    self._note_internal_error()
             self._flush()
             if line.is_writing_paused and not line.is_lost:
                 await self._drain(line)
@@ -376,6 +409,13 @@ class Connection(HandlerHost, asyncio.BufferedProtocol):
             await line.drain()
         finally:
             self._phase = _BETWEEN
+
+    def _note_internal_error(self) -> None:
+        """Note a fault of the library itself; the MTA has its answer, the hooks are still owed."""
+        peer = self._line.peer if self._line is not None else "?"
+        _logger.exception("internal error in the connection from %s", peer)
+        self._dispatcher.answer_internal_error()
+        self._flush()
 
     def _log_protocol_error(self, error: RemoteProtocolError) -> None:
         self._log_end(f"in state {self._session.state.name}: {error}")

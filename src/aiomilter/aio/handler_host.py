@@ -62,7 +62,6 @@ class HandlerHost:
         "_task",
         "_threads",
         "_timer",
-        "sees_waits",
         "ticket",
         "time",
     )
@@ -78,8 +77,6 @@ class HandlerHost:
         self._arrival = Arrival(self._loop)
         self._task: ServingTask | None = None
         self._line: Line | None = None
-        # Only while the task is woken in the callback that has brought bytes.
-        self.sees_waits = False
         # Of the clock that was started last; goes up, too, when a handler is given up.
         self.ticket = 0
         self.time = clock_of(self._loop)

@@ -20,8 +20,7 @@ import logging
 from collections.abc import Callable
 
 from aiomilter.app.actions import EomActions
-from aiomilter.app.answerer import Answerer
-from aiomilter.app.arguments import CALLS, arguments_of
+from aiomilter.app.arguments import arguments_of
 from aiomilter.app.compose.relay import PARTIAL, Relay
 from aiomilter.app.facts import Facts
 from aiomilter.app.gatherer import keeps_message
@@ -30,7 +29,8 @@ from aiomilter.app.handlers import Handler, HandlerKind, handler_table
 from aiomilter.app.host import Cut, FaultPolicy, Host
 from aiomilter.app.milter import Milter
 from aiomilter.app.results import FAILED, read_result
-from aiomilter.app.running import LONG_S, FaultError, GoneError
+from aiomilter.app.running import FaultError, GoneError
+from aiomilter.app.stepping import Stepper, Waiting
 from aiomilter.app.text import describe_error, show_value
 from aiomilter.app.watch import Observation
 from aiomilter.errors import LocalProtocolError
@@ -59,15 +59,12 @@ _HANDLED_BY_ALL_STAGES = (1 << len(State)) - 1
 _EOM_BIT = 1 << State.EOM
 
 
-class Dispatcher(Answerer):
+class Dispatcher(Stepper):
     """Serves the events of one connection with a milter's handlers."""
 
     __slots__ = (
         "_actions",
-        "_event",
         "_factory",
-        "_handlers",
-        "_is_discarded",
         "_listener",
         "_observation",
         "_session_ids",
@@ -99,91 +96,96 @@ class Dispatcher(Answerer):
         self._session_ids = session_ids
         self._listener = listener
         self._observation = observation
-        self._handlers: dict[type[Event], Handler] = {}
-        self._event: Event | None = None
         self._actions: EomActions | None = None
 
-    async def handle(self, event: Event) -> None:
+    async def handle(self, event: Event | Waiting) -> None:
         """Serve one event; its answer, if it expects one, is given to the session.
 
         If the MTA is gone or refused, the session is closed instead.
 
+        Args:
+            event: The event, or what `handle_now` has left of it.
+
         Raises:
             RemoteProtocolError: The negotiation failed.
         """
-        kind = type(event)
-        handler = self._handlers.get(kind)
+        if type(event) is Waiting:
+            await self._serve(event.handler, event.event, event)
+            return
+        assert not isinstance(event, Waiting)
+        handler = self._handlers.get(type(event))
         if handler is None:
             await self._handle_other(event)
             return
-        watch = self.watch
-        if watch is not None:
-            watch.see(event)
+        if self.watch is not None:
+            self.watch.see(event)
         if self._message_answer is not None and self._session.message_is_open:
             self._answer_given_up(self._message_answer)
             if self._relay is not None:
                 await self._settle_relay(self._relay)
             self.settle()
-            return
-        if self._relay is not None:
+        elif self._relay is not None:
             await self._serve_relay(self._relay, handler, event)
-            return
+        elif type(event) is Header and handler.kind is _GATHER:
+            # Hot path: of whole messages most events are these.
+            self._take_header(event)
+            if self.watch is not None or not self._session.message_is_open:
+                self._end_event(handler, FAILED)
+        else:
+            await self._serve(handler, event)
+
+    async def _serve(self, handler: Handler, event: Event, waiting: Waiting | None = None) -> None:
+        """Serve an event with a handler, which may have begun."""
         result: object = FAILED
         is_gone = False
-        host = self._host
         try:
-            # Hot path: nearly all handlers wait for nothing. Without coroutine and clock of `_run`
-            # such a command takes 6 % less time.
-            if handler.is_plain and host.sees_waits and not self._has_stray:
-                self._event = event
-                self._running = handler
-                ticket, time = host.ticket, host.time
-                self._began = began = time()
-                try:
-                    result = await CALLS[kind](handler.function, self._milter, self._facts, event)
-                except BaseException as error:  # noqa: BLE001  (a milter may raise anything)
-                    self._end_late(handler, ticket)
-                    raise self._fault(handler.name, describe_error(error), error) from None
-                if host.ticket != ticket or time() - began > LONG_S:
-                    self._end_late(handler, ticket)
-                self._running = None
+            if waiting is not None:
+                result = await self._finish(waiting)
             elif handler.kind is _EVENT:
                 self._event = event
                 result = await self._run(handler, arguments_of(self._facts, event))
-            else:
-                if type(event) is Header:
-                    self._take_header(event)
-                elif handler.kind is _EOM:
-                    result = await self._end_message(handler)
-                else:
-                    await self._gather(handler, event)
+            elif handler.kind is _EOM:
+                result = await self._end_message(handler)
                 return
-            if result is None or result is _CONTINUE:
-                self._session.go_on()
-                given = _CONTINUE
             else:
-                given = self._answer(handler, result)
-                # MTAs send an abort for a message that was discarded ahead of its end.
-                self._is_discarded |= given is Status.DISCARD
-            if handler.is_of_envelope:
-                self._note_envelope(handler, event, given)
+                await self._gather(handler, event)
+                return
+            self._take_result(handler, event, result)
         except FaultError as fault:
-            self._give_fault_answer(fault.answer)
-            if handler.is_of_envelope:
-                self._note_envelope(handler, event, fault.answer)
+            self._take_fault(handler, event, fault)
         except GoneError:
             is_gone = True
         finally:
-            if watch is not None:
-                if watch.hears_handlers and handler.kind is not _GATHER:
-                    watch.note_handler(handler.name, result)
-                if not self._session.message_is_open:
-                    self.settle()
-            if self._gathering is not None and not self._session.message_is_open:
-                self._end_gathering()
+            self._end_event(handler, result)
         if is_gone:
             # Nobody is left to take an answer.
             self._session.close()
+
+    async def _finish(self, waiting: Waiting) -> object:
+        """Return the result of a handler that has begun.
+
+        Raises:
+            FaultError: It failed.
+            GoneError: It was cut short because nobody waits for its answer.
+        """
+        handler, ticket = waiting.handler, waiting.ticket
+        try:
+            result = await waiting
+        except BaseException as error:  # noqa: BLE001  (a milter may raise anything)
+            raise self._failed(handler, ticket, error) from None
+        self._end(handler, ticket)
+        return result
+
+    def _end_event(self, handler: Handler, result: object) -> None:
+        watch = self.watch
+        is_open = self._session.message_is_open
+        if watch is not None:
+            if watch.hears_handlers and handler.kind is not _GATHER:
+                watch.note_handler(handler.name, result)
+            if not is_open:
+                self.settle()
+        if self._gathering is not None and not is_open:
+            self._end_gathering()
 
     def settle(self) -> None:
         """Make the record of a message that is over; also of one that the session has answered."""
@@ -343,10 +345,19 @@ class Dispatcher(Answerer):
 
     # Other events
 
+    def _handle_other_now(self, event: Event) -> Event | None:
+        if type(event) is SessionStart:
+            self._begin_session()
+        elif type(event) is MessageStart and self._relay is None:
+            self._begin_message()
+        else:
+            return event
+        return None
+
     async def _handle_other(self, event: Event) -> None:
         match event:
-            case MessageStart():
-                await self._begin_message()
+            case MessageStart() if self._relay is not None:
+                await self._begin_message_of_all(self._relay)
             case MessageAborted():
                 macros = self._facts.macros_of_aborted()
                 if self.watch is not None:
@@ -358,8 +369,8 @@ class Dispatcher(Answerer):
                 elif not self._is_discarded:
                     await self._run_hook("on_abort")
                 self._facts.end_message()
-            case SessionStart():
-                self._begin_session()
+            case MessageStart() | SessionStart():
+                self._handle_other_now(event)
             case SessionEnd():
                 if self.watch is not None:
                     self.watch.end_session()
@@ -428,26 +439,32 @@ class Dispatcher(Answerer):
         self._gathering = self._message_answer = None
         self._is_discarded = False
 
-    async def _begin_message(self) -> None:
-        if self._relay is not None:
-            await self._relay.give_up(self)
+    def _begin_message(self) -> None:
+        self._enter_message()
+        milter, table = self._milter, self._table
+        if milter is not None and table is not None and table.begins_messages:
+            try:
+                milter.begin_message()
+            except BaseException as error:  # noqa: BLE001  (a milter may raise anything)
+                self._decide_early(self._fault("begin_message", describe_error(error), error).answer)
+
+    async def _begin_message_of_all(self, relay: Relay) -> None:
+        await relay.give_up(self)
+        self._enter_message()
+        answer = await relay.begin_members(self)
+        if answer is not None:
+            self._decide_early(answer)
+
+    def _enter_message(self) -> None:
         self._message_answer = None
         self._is_discarded = False
         if self.watch is not None:
             self.watch.begin_message()
         self._facts.begin_message()
         self._begin_gathering()
-        milter, table = self._milter, self._table
-        answer: Status | None = None
-        if self._relay is not None:
-            answer = await self._relay.begin_members(self)
-        elif milter is not None and table is not None and table.begins_messages:
-            try:
-                milter.begin_message()
-            except BaseException as error:  # noqa: BLE001  (a milter may raise anything)
-                answer = self._fault("begin_message", describe_error(error), error).answer
-        if answer is None:
-            return
+
+    def _decide_early(self, answer: Status) -> None:
+        """Give a verdict on a message that nobody has been shown anything of."""
         # The first event of the message may be on its way already; it gets the verdict, and so do
         # the others, with a handler or without.
         self._message_answer = answer

@@ -45,13 +45,10 @@ class Host(Protocol):
     """What runs a `Dispatcher`: keeper of the clock, of threads and of the line to the MTA.
 
     Attributes:
-        sees_waits: Whether a handler that waits for something is noticed, so that its clock need
-            not be started until then: `Dispatcher.start_late_clock` is called.
         ticket: Another number once a clock was started, or a handler was given up.
         time: The clock.
     """
 
-    sees_waits: bool
     ticket: int
     time: Clock
 
