@@ -135,7 +135,9 @@ class Connection(HandlerHost, asyncio.BufferedProtocol):
         except Abandoned:
             return
         except Exception:
-            self._note_internal_error()
+            # A fault of the library itself; the hooks are still owed.
+            _logger.exception("internal error in the connection from %s", self._peer)
+            self._dispatcher.answer_internal_error()
             left = session.next_event()
         if left is None:
             self._finish_batch()
@@ -333,11 +335,13 @@ class Connection(HandlerHost, asyncio.BufferedProtocol):
                     is_ending = True
                     session.close()
                 except Exception:
+                    # As in `buffer_updated`.
+                    _logger.exception("internal error in the connection from %s", line.peer)
                     if is_ending:
-                        _logger.exception("internal error in the connection from %s", line.peer)
                         break
                     is_ending = True
-                    self._note_internal_error()
+                    dispatcher.answer_internal_error()
+                    self._flush()
             self._flush()
             if line.is_writing_paused and not line.is_lost:
                 await self._drain(line)
@@ -410,17 +414,13 @@ class Connection(HandlerHost, asyncio.BufferedProtocol):
         finally:
             self._phase = _BETWEEN
 
-    def _note_internal_error(self) -> None:
-        """Note a fault of the library itself; the MTA has its answer, the hooks are still owed."""
-        peer = self._line.peer if self._line is not None else "?"
-        _logger.exception("internal error in the connection from %s", peer)
-        self._dispatcher.answer_internal_error()
-        self._flush()
+    @property
+    def _peer(self) -> str:
+        return self._line.peer if self._line is not None else "?"
 
     def _log_protocol_error(self, error: RemoteProtocolError) -> None:
         self._log_end(f"in state {self._session.state.name}: {error}")
         self._observers.protocol_broken(self._listener)
 
     def _log_end(self, reason: str) -> None:
-        peer = self._line.peer if self._line is not None else "?"
-        self._dispatcher.log.warning("closed the connection from %s: %s", peer, reason)
+        self._dispatcher.log.warning("closed the connection from %s: %s", self._peer, reason)

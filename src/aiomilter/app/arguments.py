@@ -87,9 +87,9 @@ CALLS: dict[type[Event], _Call] = {
     Body: _call_for_body,
     Unknown: _call_for_unknown,
 }
-"""For each event: call a function with a milter and what its handler is given, and return the result.
+"""Call a function with a milter and what its handler is given for an event; return its result.
 
-The end of a message is not among them.
+The end of a message is not among the events.
 """
 
 

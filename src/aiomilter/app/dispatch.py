@@ -446,7 +446,9 @@ class Dispatcher(Stepper):
             try:
                 milter.begin_message()
             except BaseException as error:  # noqa: BLE001  (a milter may raise anything)
-                self._decide_early(self._fault("begin_message", describe_error(error), error).answer)
+                self._decide_early(
+                    self._fault("begin_message", describe_error(error), error).answer
+                )
 
     async def _begin_message_of_all(self, relay: Relay) -> None:
         await relay.give_up(self)
