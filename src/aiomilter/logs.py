@@ -138,8 +138,10 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, without a line break at its end."""
         error = record.exc_info[1] if record.exc_info else None
-        # A copy: other handlers want the traceback as it is.
-        plain = logging.makeLogRecord(record.__dict__)
+        # A copy: other handlers want the traceback as it is. Hot path: `logging.makeLogRecord`
+        # would first make a record of nothing.
+        plain = logging.LogRecord.__new__(logging.LogRecord)
+        plain.__dict__.update(record.__dict__)
         plain.msg, plain.args = _message_of(record), ()
         plain.exc_info = plain.exc_text = plain.stack_info = None
         line = super().format(plain)

@@ -140,7 +140,7 @@ class Stepper(Answerer):
             is_gone = True
         finally:
             del failure  # which holds this frame
-            if watch is not None or self._gathering is not None:
+            if not self._session.message_is_open or (watch is not None and watch.hears_handlers):
                 self._end_event(handler, result)
         if is_gone:
             # Nobody is left to take an answer.
