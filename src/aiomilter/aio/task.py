@@ -57,6 +57,10 @@ class ServingTask(asyncio.Task[None]):
         self.get_loop().call_soon(self._carry_out)
         return True
 
+    def cancel_again(self) -> None:
+        """Have the next await raise a cancellation that came while nothing could make use of it."""
+        super().cancel()
+
     def settle(self) -> bool:
         """Return whether the handler that just ended has asked for its cancellation.
 

@@ -32,7 +32,7 @@ from aiomilter.app.results import FAILED, read_result
 from aiomilter.app.running import FaultError, GoneError
 from aiomilter.app.stepping import Stepper, Waiting
 from aiomilter.app.text import describe_error, show_value
-from aiomilter.app.watch import Observation
+from aiomilter.app.watch import Observation, Watch
 from aiomilter.errors import LocalProtocolError
 from aiomilter.session.events import (
     ConnectionEnd,
@@ -112,7 +112,7 @@ class Dispatcher(Stepper):
         if type(event) is Waiting:
             await self._serve(event.handler, event.event, event)
             return
-        assert not isinstance(event, Waiting)
+        assert not isinstance(event, Waiting)  # for type checkers; nobody derives from it
         handler = self._handlers.get(type(event))
         if handler is None:
             await self._handle_other(event)
@@ -130,7 +130,7 @@ class Dispatcher(Stepper):
             # Hot path: of whole messages most events are these.
             self._take_header(event)
             if self.watch is not None or not self._session.message_is_open:
-                self._end_event(handler, FAILED)
+                self._end_event(handler, FAILED, self.watch)
         else:
             await self._serve(handler, event)
 
@@ -138,6 +138,8 @@ class Dispatcher(Stepper):
         """Serve an event with a handler, which may have begun."""
         result: object = FAILED
         is_gone = False
+        # A handler that is given up may end in the next session.
+        watch = self.watch
         try:
             if waiting is not None:
                 result = await self._finish(waiting)
@@ -156,7 +158,7 @@ class Dispatcher(Stepper):
         except GoneError:
             is_gone = True
         finally:
-            self._end_event(handler, result)
+            self._end_event(handler, result, watch)
         if is_gone:
             # Nobody is left to take an answer.
             self._session.close()
@@ -172,12 +174,12 @@ class Dispatcher(Stepper):
         try:
             result = await waiting
         except BaseException as error:  # noqa: BLE001  (a milter may raise anything)
-            raise self._failed(handler, ticket, error) from None
-        self._end(handler, ticket)
+            self._end_late(handler, ticket)
+            raise self._fault(handler.name, describe_error(error), error) from None
+        self._end_late(handler, ticket)
         return result
 
-    def _end_event(self, handler: Handler, result: object) -> None:
-        watch = self.watch
+    def _end_event(self, handler: Handler, result: object, watch: Watch | None) -> None:
         is_open = self._session.message_is_open
         if watch is not None:
             if watch.hears_handlers and handler.kind is not _GATHER:

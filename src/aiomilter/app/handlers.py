@@ -14,6 +14,7 @@ import enum
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -71,7 +72,8 @@ class Handler:
         wants_rejected: Whether it also gets what the MTA has refused.
         time_limit_s: Its own budget, or None.
         kind: What the MTA does meanwhile.
-        is_plain: Whether there is no more to it than to await it and to give its answer.
+        is_plain: Whether it answers an event by itself, and calling it makes a coroutine and does
+            nothing else. A function that is only marked as one may do anything.
         is_of_envelope: Whether it is asked about the sender or a recipient.
     """
 
@@ -88,7 +90,11 @@ class Handler:
     is_of_envelope: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        self.is_plain = self.is_async and self.kind is HandlerKind.EVENT
+        function = self.function
+        makes_coroutine = (
+            isinstance(function, FunctionType) and function.__code__.co_flags & inspect.CO_COROUTINE
+        )
+        self.is_plain = self.kind is HandlerKind.EVENT and self.is_async and bool(makes_coroutine)
         self.is_of_envelope = self.name in ("on_mail", "on_rcpt")
 
 

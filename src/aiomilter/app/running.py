@@ -114,7 +114,7 @@ class HandlerRunner:
         return self._host.start_clock(self._limit_s(handler), handler.kind)
 
     def start_late_clock(self) -> None:
-        """Begin the budget of a handler that was called without, and now waits."""
+        """Begin the budget of a handler that was called without, and waits or may be cut short."""
         handler = self._running
         if handler is not None:
             self._host.start_clock(self._limit_s(handler), handler.kind, self._began)

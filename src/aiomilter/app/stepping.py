@@ -9,8 +9,9 @@ Rules of this file:
   in the name of the connection's task.
 - A handler that waits has yielded what it waits for. It goes to the task as a `Waiting`, which
   yields that once more and then goes on as if it had been the task's from the beginning.
-- Whatever is more than a plain handler of one milter is left to the task: threads, the end of a
-  message, whole messages, several milters as one, faults of the session.
+- Beside plain handlers, the beginning of a session and of a message are served here, which await
+  nothing. Whatever is more than a plain handler of one milter is left to the task: threads, the end
+  of a message, whole messages, several milters as one.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from aiomilter.app.host import FaultPolicy, Host
 from aiomilter.app.results import FAILED
 from aiomilter.app.running import LONG_S, FaultError, GoneError
 from aiomilter.app.text import describe_error
+from aiomilter.app.watch import Watch
 from aiomilter.session.events import Event
 from aiomilter.session.filter import FilterSession
 from aiomilter.session.status import Status
@@ -64,7 +66,9 @@ class Waiting:
                 coroutine.close()
                 raise
             except BaseException as error:  # noqa: BLE001  (whatever it is, it is the handler's)
-                thrown = error
+                trace = error.__traceback__
+                # The place of this function would stand for that of the handler.
+                thrown = error.with_traceback(trace.tb_next if trace is not None else None)
             if thrown is None:
                 return (yield from coroutine.__await__())
             try:
@@ -94,6 +98,9 @@ class Stepper(Answerer):
         Returns:
             What is left for `Dispatcher.handle`: the event as it came, or the handler, which waits
             and whose clock `start_late_clock` has to start; None if the event is served.
+
+        Raises:
+            Abandoned: The handler has given up the connection; nothing is left to be done.
         """
         kind = type(event)
         handler = self._handlers.get(kind)
@@ -105,6 +112,8 @@ class Stepper(Answerer):
         if watch is not None:
             watch.see(event)
         host = self._host
+        # Nothing of the handler runs yet.
+        coroutine = CALLS[kind](handler.function, self._milter, self._facts, event)
         self._event = event
         self._running = handler
         ticket, time = host.ticket, host.time
@@ -112,7 +121,6 @@ class Stepper(Answerer):
         result: object = FAILED
         failure: BaseException | None = None
         try:
-            coroutine = CALLS[kind](handler.function, self._milter, self._facts, event)
             awaited = coroutine.send(None)
         except StopIteration as stop:
             result = stop.value
@@ -123,7 +131,9 @@ class Stepper(Answerer):
         is_gone = False
         try:
             if host.ticket != ticket or failure is not None or time() - began > LONG_S:
+                returned, result = result, FAILED
                 self._end_late(handler, ticket)
+                result = returned
             self._running = None
             if failure is not None:
                 raise self._fault(handler.name, describe_error(failure), failure)
@@ -141,7 +151,7 @@ class Stepper(Answerer):
         finally:
             del failure  # which holds this frame
             if not self._session.message_is_open or (watch is not None and watch.hears_handlers):
-                self._end_event(handler, result)
+                self._end_event(handler, result, watch)
         if is_gone:
             # Nobody is left to take an answer.
             self._session.close()
@@ -173,6 +183,6 @@ class Stepper(Answerer):
         if handler.is_of_envelope:
             self._note_envelope(handler, event, fault.answer)
 
-    def _end_event(self, handler: Handler, result: object) -> None:
+    def _end_event(self, handler: Handler, result: object, watch: Watch | None) -> None:
         """Note that an event has been served, which may have been the last of its message."""
         raise NotImplementedError

@@ -74,5 +74,5 @@ _CONTENT: dict[int, tuple[int, int, int, Callable[[bytes], EventWithAnswer]]] = 
     if letter in b"TLNB"
 }
 content_of = _CONTENT.get
-"""Return target, bit, no-reply option and decoder by the letter of a command that does no more in an
-open message than to come next; None for all others."""
+"""Return target, bit, no-reply option and decoder by the letter of a command that does no more in
+an open message than to come next; None for all others."""
