@@ -189,13 +189,18 @@ def measure_counts(workload: Workload, peer: Peer, bench: Bench) -> Figures:
     return figures
 
 
+_MILTERS = {"add": "AnsweringMilter", "compute": "ComputingMilter"}
+"""What `aiomilter run` is to serve, by the work."""
+
+
 def measure_workers(workload: Workload, peer: Peer, bench: Bench) -> Figures:
     """`aiomilter run` with one and with two workers, on all cores, the generator too."""
+    milter = _MILTERS[workload.work]
     del peer
     load = Load(bench.load.program, None, bench.load.limit_s)
     figures: Figures = {}
     throughput = [
-        _throughput_of(workers, workload, load, quick=bench.quick, into=figures)
+        _throughput_of(workers, milter, workload, load, quick=bench.quick, into=figures)
         for workers in (1, 2)
     ]
     figures["ratio"] = throughput[1] / throughput[0]
@@ -203,10 +208,10 @@ def measure_workers(workload: Workload, peer: Peer, bench: Bench) -> Figures:
 
 
 def _throughput_of(
-    workers: int, workload: Workload, load: Load, *, quick: bool, into: Figures
+    workers: int, milter_class: str, workload: Workload, load: Load, *, quick: bool, into: Figures
 ) -> float:
     command = [sys.executable, "-m", "aiomilter.cli", "run"]
-    command += [f"{BENCH}/peers/aiomilter_noop.py:AnsweringMilter", "--listen", "{address}"]
+    command += [f"{BENCH}/peers/aiomilter_noop.py:{milter_class}", "--listen", "{address}"]
     command += ["--workers", str(workers), "--log-level", "warning"]
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as name,

@@ -22,9 +22,10 @@ _PROGRAMS = BENCH / "peers"
 
 Work = str
 """What a peer's program does: ``add`` a header, the same with ``no-reply`` in front, ``change`` a
-header of a message that it has collected, ``wait`` at the sender."""
+header of a message that it has collected, ``wait`` at the sender, ``compute`` at the end."""
 
 _ALL: tuple[Work, ...] = ("add", "no-reply", "change", "wait")
+_OURS: tuple[Work, ...] = (*_ALL, "compute")
 
 _NOT_REACHABLE = "not measured: needs {0}, which the machines that this was written on do not reach"
 
@@ -178,7 +179,7 @@ def _aiomilter_peers() -> list[Peer]:
     program = str(_PROGRAMS / "aiomilter_noop.py")
     python = sys.executable
 
-    def works(*options: str, of: tuple[Work, ...] = _ALL) -> dict[Work, tuple[str, ...]]:
+    def works(*options: str, of: tuple[Work, ...] = _OURS) -> dict[Work, tuple[str, ...]]:
         return {work: (python, program, "{address}", work, *options) for work in of}
 
     try:

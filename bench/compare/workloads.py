@@ -119,6 +119,17 @@ WORKLOADS: tuple[Workload, ...] = (
         rounds=3,
     ),
     Workload(
+        "W7-computing",
+        "the same with a filter that computes for 2 ms a message",
+        measure_workers,
+        work="compute",
+        transport="unix",
+        peers=("aiomilter-uvloop",),
+        rounds=3,
+        in_quick=False,
+        note="so that the load generator leaves room for two workers",
+    ),
+    Workload(
         "W8",
         "a connection for each message, 50 at once, TCP",
         measure_messages,

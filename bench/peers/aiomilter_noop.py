@@ -3,10 +3,12 @@
 import argparse
 import asyncio
 import logging
+import time
 
 from aiomilter import Config, EomActions, Milter, SocketInfo, no_reply, run
 
 WAIT_S = 0.02
+COMPUTE_S = 0.002
 MANY_CONNECTIONS = 15_000
 
 
@@ -153,12 +155,24 @@ class WaitingMilter(AnsweringMilter):
         await asyncio.sleep(WAIT_S)
 
 
+class ComputingMilter(AnsweringMilter):
+    """Keeps the processor busy at the end of a message, as a filter does that looks into mail."""
+
+    async def on_eom(self, actions: EomActions) -> None:
+        """Compute, and add the header."""
+        end = time.thread_time() + COMPUTE_S
+        while time.thread_time() < end:
+            pass
+        actions.add_header("X-Bench", "1")
+
+
 WORKS: dict[str, type[Milter]] = {
     "add": AnsweringMilter,
     "no-reply": ObservingMilter,
     "change": ChangingMilter,
     "change-no-reply": ObservingChanger,
     "wait": WaitingMilter,
+    "compute": ComputingMilter,
 }
 
 
