@@ -149,11 +149,6 @@ class FilterSession(AnsweringSession):
         return self._state != _INIT and self.offer is None
 
     @property
-    def more_is_on_its_way(self) -> bool:
-        """Whether the MTA must send more at once: the rest of a packet, or a command to macros."""
-        return self.ends_in_macros or self.reader.buffered_bytes > 0
-
-    @property
     def has_eof(self) -> bool:
         """Whether the MTA will send nothing more."""
         return self._eof
