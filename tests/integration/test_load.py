@@ -75,11 +75,11 @@ async def load(rig: LoadRig, listener: str, mailbox: str, messages: int) -> Load
 
 def assert_each_came_once(deliveries: list[Delivered], mailbox: str, messages: int) -> None:
     assert len(deliveries) == messages
-    assert len({delivered.queue_id for delivered in deliveries}) == messages
-    # smtp-source puts a number in front of each recipient, from 1 on.
+    # smtp-source puts a number in front of each recipient, from 1 on. Postfix's short queue ids are
+    # no good for this: one of many thousands comes twice now and then.
     numbers = range(1, messages + 1)
-    recipients = {recipient for delivered in deliveries for recipient in delivered.recipients}
-    assert recipients == {f"<{number}{mailbox}@dst.example>" for number in numbers}
+    recipients = [recipient for delivered in deliveries for recipient in delivered.recipients]
+    assert sorted(recipients) == sorted(f"<{number}{mailbox}@dst.example>" for number in numbers)
 
 
 def cost(plain: list[Load], edited: Load, milter_cpu_s: float) -> str:
