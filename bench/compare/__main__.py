@@ -37,6 +37,8 @@ from bench.compare.workloads import WORKLOADS
 
 __all__ = ["main"]
 
+_LATEST = page.RESULTS.with_name("latest.json")
+
 
 def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     names = [workload.name for workload in WORKLOADS]
@@ -154,6 +156,8 @@ def main(arguments: list[str] | None = None) -> int:
         print("only one core: milter and load generator share it, throughput says little")
     results = Results()
     results.document["machine"] = describe_machine()
+    is_whole = not (options.quick or options.workload or options.peer or options.extra)
+    path = options.json or (page.RESULTS if is_whole else _LATEST)
     with tempfile.TemporaryDirectory(prefix="aiomilter-bench-") as name:
         directory = Path(name)
         try:
@@ -170,10 +174,10 @@ def main(arguments: list[str] | None = None) -> int:
             core = cores[0] if len(cores) > 1 else None
             _measure(workload, peers, Bench(load, core, options.quick), results)
             print(as_text(results, workload.name), end="\n\n", flush=True)
+            # A run that is cut short leaves what it has measured.
+            results.write(options.json or _LATEST)
     minutes = (time.monotonic() - began) / 60
     results.document["machine"]["minutes"] = f"{minutes:.1f}"
-    is_whole = not (options.quick or options.workload or options.peer or options.extra)
-    path = options.json or (page.RESULTS if is_whole else page.RESULTS.with_name("latest.json"))
     results.write(path)
     print(f"{minutes:.1f} minutes; figures in {path}")
     if is_whole and not options.no_page:
