@@ -351,7 +351,7 @@ class Owner:
         # What is private is looked at, since no public name tells what memory is held.
         held = len(session.reader.buffer)
         assert held < limit + chunk_bytes, f"a buffer of {held} bytes"
-        kept = (session.macros._sets or (), session.macros._overwritten)
+        kept = (session.macros._sets or (), session.macros._overwritten or ())
         macros = sum(len(payload) for sets in kept for payload in sets if payload is not None)
         assert macros <= min(14 * limit, self.received), f"{macros} bytes of macros"
         assert not session.queue

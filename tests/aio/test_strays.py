@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import threading
 import time
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -255,3 +257,32 @@ async def test_options_of_one_class_do_not_reach_another() -> None:
 def test_a_reply_does_not_change() -> None:
     with pytest.raises(AttributeError, match="does not change"):
         Reply(550).code = 250  # the fault
+
+
+async def test_what_a_session_keeps_in_context_variables_outlives_a_handler_that_was_given_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    client: ContextVar[str] = ContextVar("client", default="nobody")
+    released = asyncio.Event()
+    seen: list[str] = []
+
+    class Stubborn(Milter):
+        async def on_helo(self, hostname: str) -> None:
+            client.set(hostname)
+
+        @time_limit(BRIEF_S)
+        async def on_mail(self, sender: str, params: list[str]) -> None:
+            while not released.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await released.wait()
+            client.set("a stray")
+
+        async def on_close(self) -> None:
+            seen.append(client.get())
+
+    async with session(Stubborn) as mta:
+        assert await mta.converse(HELO, MAIL) == b"ct"
+        released.set()
+    await until_true(lambda: bool(seen))
+    assert seen == ["mx.example"]
+    assert "did not end" in errors(caplog)[0]

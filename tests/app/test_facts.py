@@ -61,7 +61,7 @@ def test_a_new_message_begins_without_the_facts_of_the_last() -> None:
     facts = facts_with()
     milter = milter_with(facts)
     facts.sender, facts.helo_name = "<a>", "mx"
-    facts.recipients.append("<b>")
+    facts.add_recipient("<b>")
     before = milter.recipients
     facts.begin_message()
     assert (milter.sender, milter.recipients, milter.helo_name) == (None, (), "mx")
@@ -80,7 +80,7 @@ def test_a_subclass_may_take_the_name_of_a_fact() -> None:
             self.recipients = 0  # type: ignore[assignment]  # another type on purpose
 
     facts = facts_with()
-    facts.recipients.append("<b>")
+    facts.add_recipient("<b>")
     counter, other = Counter(), Counter()
     counter._facts = other._facts = facts
     counter.recipients += 1  # type: ignore[operator]

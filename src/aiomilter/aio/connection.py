@@ -102,7 +102,7 @@ class Connection(HandlerHost, asyncio.BufferedProtocol):
         """Start to serve."""
         self._line = Line(cast("asyncio.Transport", transport), self._loop)
         self._observers.connection_opened(self._listener, str(self._line.peer))
-        self._task = ServingTask(self._serve(self._line), self._loop, self)
+        self._begin_task(self._line)
 
     def connection_failed(self) -> None:
         """Note that there will be no transport."""
@@ -279,12 +279,18 @@ class Connection(HandlerHost, asyncio.BufferedProtocol):
             self._strays = [*self._strays, self._task]
         self._phase = _BETWEEN
         assert self._line is not None
+        # The handler may be at work in the old one.
+        context = self._arrival.context = self._arrival.context.copy()
         try:
-            self._dispatcher.abandon()
+            context.run(self._dispatcher.abandon)
         except RemoteProtocolError as error:
             self._log_protocol_error(error)
         finally:
-            self._task = ServingTask(self._serve(self._line), self._loop, self)
+            self._begin_task(self._line)
+
+    def _begin_task(self, line: Line) -> None:
+        context = self._arrival.context
+        self._task = ServingTask(self._serve(line), self._loop, context, self)
 
     async def _serve(self, line: Line) -> None:
         """Serve events until the connection is over; long, as each coroutine costs 250 bytes."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import copy_context
 
 from aiomilter.aio.arrival import Arrival
 from aiomilter.aio.deadline import DeadlineTimer, clock_of
@@ -72,9 +73,9 @@ class HandlerHost:
         self._threads = shared.threads
         self._loop = asyncio.get_running_loop()
         self._session = FilterSession(shared.config.max_packet_bytes)
-        self._timer = DeadlineTimer(self._loop, self._on_deadline)
+        self._timer = DeadlineTimer(shared.far_timers(self._loop), self._on_deadline)
         self._phase = _BETWEEN
-        self._arrival = Arrival(self._loop)
+        self._arrival = Arrival(self._loop, copy_context())
         self._task: ServingTask | None = None
         self._line: Line | None = None
         # Of the clock that was started last; goes up, too, when a handler is given up.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from aiomilter.aio.config import Config
+from aiomilter.aio.deadline import FarTimers
 from aiomilter.aio.memory import MemoryBudget
 from aiomilter.aio.threads import WorkerThreads
 from aiomilter.app.dispatch import Dispatcher
@@ -55,6 +57,7 @@ class Shared:
     observation: Observation = field(init=False)
     memory: MemoryBudget = field(init=False)
     read_buffer: memoryview = field(init=False)
+    _far_timers: FarTimers | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         config = self.config
@@ -68,6 +71,13 @@ class Shared:
         self.observation = Observation(Observers(self.observers), time.perf_counter)
         self.memory = MemoryBudget(config.memory_budget)
         self.read_buffer = memoryview(bytearray(READ_BYTES))
+
+    def far_timers(self, loop: asyncio.AbstractEventLoop) -> FarTimers:
+        """Return what connections keep their deadlines in; a server may see several loops."""
+        far = self._far_timers
+        if far is None or far.loop is not loop:
+            far = self._far_timers = FarTimers(loop)
+        return far
 
     def dispatcher(
         self, factory: Callable[[], Milter], session: FilterSession, host: Host, listener: str

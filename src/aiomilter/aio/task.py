@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextvars import Context
 from typing import Any, Protocol
 
 __all__ = ["ServingTask"]
@@ -34,6 +35,7 @@ class ServingTask(asyncio.Task[None]):
         self,
         coroutine: Coroutine[Any, Any, None],
         loop: asyncio.AbstractEventLoop,
+        context: Context,
         owner: _Owner,
     ) -> None:
         """Begin.
@@ -41,12 +43,13 @@ class ServingTask(asyncio.Task[None]):
         Args:
             coroutine: What serves.
             loop: The event loop.
+            context: What it runs in.
             owner: Whom to tell of a handler that has asked for its cancellation, before it is
                 known whether it waits for anything.
         """
         self._owner = owner
         # One name for all: a number for each costs 57 bytes a connection.
-        super().__init__(coroutine, loop=loop, name="aiomilter")
+        super().__init__(coroutine, loop=loop, name="aiomilter", context=context)
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel the task; at its own request, when it next awaits something."""

@@ -12,10 +12,15 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextvars import ContextVar
+from typing import Protocol
 
 __all__ = ["MessageContext", "current_context"]
+
+
+class _Source(Protocol):
+    @property
+    def queue_id(self) -> str | None: ...
 
 
 class MessageContext:
@@ -25,31 +30,31 @@ class MessageContext:
         session_id: The SMTP session.
     """
 
-    __slots__ = ("_look_up", "_queue_id", "session_id")
+    __slots__ = ("_queue_id", "_source", "session_id")
 
-    def __init__(self, session_id: str, look_up: Callable[[], str | None] | None) -> None:
+    def __init__(self, session_id: str, source: _Source | None) -> None:
         """Begin, without entering it.
 
         Args:
             session_id: The SMTP session.
-            look_up: Returns the queue id, or None as long as there is none; None between messages.
+            source: Knows the queue id as soon as there is one; None between messages.
         """
         self.session_id = session_id
-        self._look_up = look_up
+        self._source = source
         self._queue_id: str | None = None
 
     @property
     def queue_id(self) -> str | None:
         """The queue id, or None if it is not known."""
-        if self._queue_id is None and self._look_up is not None:
-            self._queue_id = self._look_up()
+        if self._queue_id is None and self._source is not None:
+            self._queue_id = self._source.queue_id
         return self._queue_id
 
     def keep_queue_id(self, queue_id: str | None) -> None:
         """Take the queue id, unless it is known, and look it up no more."""
         if self._queue_id is None:
             self._queue_id = queue_id
-        self._look_up = None
+        self._source = None
 
     def enter(self) -> None:
         """Make it the current one, in this task and those that it starts from now on."""
@@ -57,7 +62,7 @@ class MessageContext:
 
     def end(self) -> None:
         """Note that another message begins: what comes over the wire now is that one's."""
-        self._look_up = None
+        self._source = None
 
 
 _current: ContextVar[MessageContext | None] = ContextVar("aiomilter", default=None)

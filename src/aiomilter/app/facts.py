@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, MutableMapping
+from collections.abc import Callable, Collection, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from aiomilter.app.context import MessageContext
@@ -51,9 +51,9 @@ class Facts:
         self.connect: Connect | None = None
         self.helo_name: str | None = None
         self.sender: str | None = None
-        self.recipients: list[str] = []
+        self.recipients: Sequence[str] = ()
         self.log: SessionLog | None = None
-        self.context = MessageContext(session_id, self._queue_id)
+        self.context = MessageContext(session_id, self)
         # Of the message in hand, or the last one.
         self._of_message: MessageContext | None = None
         self._client: SocketInfo | None = None
@@ -62,10 +62,18 @@ class Facts:
     def begin_message(self) -> None:
         """Forget the message before."""
         self.sender = None
-        self.recipients = []
+        self.recipients = ()
         (self._of_message or self.context).end()
-        self.context = self._of_message = MessageContext(self.session_id, self._queue_id)
+        self.context = self._of_message = MessageContext(self.session_id, self)
         self.context.enter()
+
+    def add_recipient(self, recipient: str) -> None:
+        """Note one more recipient of the message."""
+        if isinstance(self.recipients, list):
+            self.recipients.append(recipient)
+        else:
+            # Nothing is kept for the many sessions that wait and have no message.
+            self.recipients = [recipient]
 
     def follow(self, leader: Facts, without: Collection[str] = ()) -> None:
         """Know what the facts of another milter of the same session know.
@@ -121,9 +129,6 @@ class Facts:
     @property
     def queue_id(self) -> str | None:
         """The macro ``i``, or None as long as the MTA has not told it."""
-        return self.macros.get("i")
-
-    def _queue_id(self) -> str | None:
         return self.macros.get("i")
 
 

@@ -110,7 +110,7 @@ class MessageGatherer(MemberRunner):
                 return
             if handler.wants_rejected and self._facts.macros.get("{rcpt_mailer}") == "error":
                 return
-            self._facts.recipients.append(decode_text(event.arguments[0]))
+            self._facts.add_recipient(decode_text(event.arguments[0]))
         if self._gathering is not None:
             self._gathering.take(event)
 

@@ -50,7 +50,7 @@ class MacroStore:
         # The slots that were sent ahead of the command that is being processed, as bits; and what
         # these have taken the place of.
         self._recent = 0
-        self._overwritten: list[bytes | None] = []
+        self._overwritten: list[bytes | None] | None = None
         # Those of a message that was over only when the next one's were there.
         self._ended_sets: list[bytes | None] | None = None
         self.version = 0
@@ -74,10 +74,14 @@ class MacroStore:
         sets = self._sets
         if sets is None:
             sets = self._sets = list(_NO_SETS)
-            self._overwritten = list(_NO_SETS)
         if not self._recent >> slot & 1:
             self._recent |= 1 << slot
-            self._overwritten[slot] = sets[slot]
+            before, overwritten = sets[slot], self._overwritten
+            if overwritten is not None:
+                overwritten[slot] = before
+            elif before is not None:
+                overwritten = self._overwritten = list(_NO_SETS)
+                overwritten[slot] = before
         sets[slot] = payload
         self.version += 1
         return True
@@ -105,7 +109,7 @@ class MacroStore:
         stale = self._stale_sets = self._sets.copy()
         if by_next_command:
             ended = self._ended_sets = self._sets.copy()
-            for slot, before in enumerate(self._overwritten):
+            for slot, before in enumerate(self._overwritten or _NO_SETS):
                 if self._recent >> slot & 1:
                     stale[slot] = None
                     ended[slot] = before
