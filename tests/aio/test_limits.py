@@ -249,12 +249,11 @@ async def test_a_connection_that_is_gone_before_it_is_looked_at_harms_nobody(
 async def test_a_connection_that_gets_no_transport_does_not_count(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def fail(*arguments: object, **named: object) -> None:
+    def fail(*arguments: object) -> None:
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
     async with serving(Idle, max_connections=1, overload="close") as server:
-        for acceptor_of_it in server._acceptors:
-            monkeypatch.setattr(acceptor_of_it, "_connect", fail)
+        monkeypatch.setattr(acceptor, "SocketTransport", fail)
         async with Mta.connected(server.sockets[0]) as mta:
             assert await mta.rest() == b""
         await until_true(lambda: server.connections == 0)

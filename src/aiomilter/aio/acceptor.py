@@ -18,6 +18,7 @@ import socket
 from collections.abc import Callable
 
 from aiomilter.aio.listeners import Listener
+from aiomilter.aio.transport import SocketTransport
 
 __all__ = ["Acceptor", "MakeProtocol"]
 
@@ -30,7 +31,9 @@ _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 _LOGGED_EVERY_S = 10.0
 
 MakeProtocol = Callable[[socket.socket, str], asyncio.BaseProtocol | None]
-"""Returns what serves a connection on a listener with that label, or None to close it."""
+"""Returns what serves a connection on a listener with that label, or None to close it.
+
+A protocol that reads to a buffer of its own has a `SocketTransport`, any other one of asyncio's."""
 
 
 class Acceptor:
@@ -108,6 +111,12 @@ class Acceptor:
         if protocol is None:
             sock.close()
             return
+        if isinstance(protocol, asyncio.BufferedProtocol):
+            try:
+                SocketTransport(sock, protocol, self._loop)
+            except OSError as error:
+                self._note_failure(protocol, sock, error)
+            return
         task = self._loop.create_task(self._connect(protocol, sock))
         self._tasks.add(task)
         task.add_done_callback(functools.partial(self._note_connected, protocol, sock))
@@ -117,8 +126,12 @@ class Acceptor:
     ) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is None and not task.cancelled():
-            return
+        if error is not None or task.cancelled():
+            self._note_failure(protocol, sock, error)
+
+    def _note_failure(
+        self, protocol: asyncio.BaseProtocol, sock: socket.socket, error: BaseException | None
+    ) -> None:
         # There is no transport: whoever counts on the protocol has to hear of its end.
         sock.close()
         self._on_failure(protocol)
