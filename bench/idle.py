@@ -57,6 +57,7 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="bench.idle", description=__doc__)
     parser.add_argument("--connections", type=int, default=10_000)
+    parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio")
     options = parser.parse_args()
     limit = raise_descriptor_limit()
     count = options.connections
@@ -64,7 +65,9 @@ def main() -> int:
         parser.error(f"a process may have {limit} descriptors here: ulimit -n {count + 1000}")
     with tempfile.TemporaryDirectory(prefix="idle-") as directory:
         path = Path(directory) / "milter.sock"
-        with MilterProcess.running("bench.milters:Quiet", path, max_connections=count) as milter:
+        with MilterProcess.running(
+            "bench.milters:Quiet", path, options.loop, max_connections=count
+        ) as milter:
             figures = asyncio.run(measure(milter, path, count))
     idle = figures[0][1].rss_bytes
     worst = 0.0

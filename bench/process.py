@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import uvloop
+
 from aiomilter import Config, Milter, Server
 
 __all__ = ["Figures", "MilterProcess", "raise_descriptor_limit"]
@@ -65,16 +67,22 @@ class MilterProcess:
 
     @classmethod
     @contextmanager
-    def running(cls, milter: str, path: Path, **settings: object) -> Iterator[MilterProcess]:
+    def running(
+        cls, milter: str, path: Path, loop: str = "asyncio", **settings: object
+    ) -> Iterator[MilterProcess]:
         """Run a milter until the block ends.
 
         Args:
             milter: As ``bench.milters:Soak``.
             path: The unix socket to listen on.
+            loop: ``asyncio`` or ``uvloop``.
             **settings: For the `Config`.
         """
         process = subprocess.Popen(
-            (*(sys.executable, "-m", "bench.process", milter, str(path)), json.dumps(settings)),
+            (
+                *(sys.executable, "-m", "bench.process", milter, str(path), loop),
+                json.dumps(settings),
+            ),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -163,6 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("milter", help="module:class")
     parser.add_argument("path", help="the unix socket")
+    parser.add_argument("loop", choices=("asyncio", "uvloop"))
     parser.add_argument("settings", help="of the server, in JSON")
     options = parser.parse_args()
     # Ctrl-C is for the parent, which then closes our input.
@@ -175,7 +184,9 @@ def main() -> None:
     module, _, name = options.milter.partition(":")
     factory = cast("Callable[[], Milter]", getattr(importlib.import_module(module), name))
     settings: dict[str, Any] = json.loads(options.settings)
-    asyncio.run(_serve(factory, options.path, Config(stop_grace=0, **settings)))
+    make_loop = uvloop.new_event_loop if options.loop == "uvloop" else asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        runner.run(_serve(factory, options.path, Config(stop_grace=0, **settings)))
 
 
 if __name__ == "__main__":

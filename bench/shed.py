@@ -148,8 +148,10 @@ def main() -> int:
         with contextlib.ExitStack() as stack:
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="shed-"))
             path = Path(directory) / "milter.sock"
-            settings: dict[str, object] = {"max_connections": _INSIDE, "overload": style}
-            stack.enter_context(MilterProcess.running("bench.milters:Quiet", path, **settings))
+            milter = MilterProcess.running(
+                "bench.milters:Quiet", path, max_connections=_INSIDE, overload=style
+            )
+            stack.enter_context(milter)
             (quiet, loud), counts = asyncio.run(compare(str(path), options))
         pairs = zip(quiet, loud, strict=True)
         rises.append(statistics.median(one - other for other, one in pairs))

@@ -180,8 +180,9 @@ def main() -> int:
     options.began = began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="soak-") as directory:
         path = Path(directory) / "milter.sock"
-        settings = {"write_timeout": 2.0, "max_threads": MAX_THREADS}
-        with MilterProcess.running("bench.milters:Soak", path, **settings) as milter:
+        with MilterProcess.running(
+            "bench.milters:Soak", path, write_timeout=2.0, max_threads=MAX_THREADS
+        ) as milter:
             run, samples = asyncio.run(soak(milter, path, options))
     return report(run, samples, options.plot, time.monotonic() - began)
 

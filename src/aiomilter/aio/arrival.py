@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator
 from contextvars import Context
+from itertools import repeat
 from typing import TypeAlias
 
 from aiomilter.app.stepping import Waiting
@@ -91,11 +92,11 @@ class Arrival:
     def __await__(self) -> Generator[Arrival, None, None]:
         if self._is_due:
             self._is_due = False
-            return iter(())  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+            return repeat(self, 0)  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
         self._asyncio_future_blocking = True
         # Any iterator will do. Of each idle connection, a generator would take 200 bytes, and an
         # iterator in Python the 300 of a frame that its StopIteration has passed through.
-        return iter((self,))  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+        return repeat(self, 1)  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
 
     def add_done_callback(self, wakeup: Wakeup, *, context: Context) -> None:
         """Keep what wakes the task, which is its own context."""

@@ -237,7 +237,8 @@ class Connection(HandlerHost, asyncio.BufferedProtocol):
         if self._phase is _BETWEEN:
             self._dispatcher.start_late_clock()
 
-    def _on_deadline(self) -> None:
+    def on_deadline(self) -> None:
+        """Cut short what takes too long, or end the connection for it."""
         phase = self._phase
         if phase in (Phase.HANDLER, Phase.HOOK):
             self._on_handler_deadline()
@@ -361,9 +362,12 @@ class Connection(HandlerHost, asyncio.BufferedProtocol):
                 dispatcher.release()
                 self._kept.release()
                 line.close(self._config.write_timeout)
-                seconds = self._loop.time() - self._opened_at
-                self._observers.connection_closed(self._listener, str(line.peer), seconds)
-                self._on_done(self)
+                self._tell_end(line)
+
+    def _tell_end(self, line: Line) -> None:
+        seconds = self._loop.time() - self._opened_at
+        self._observers.connection_closed(self._listener, str(line.peer), seconds)
+        self._on_done(self)
 
     def _finish_batch(self) -> None:
         """All that was read has been served: send the answers and look forward to more."""

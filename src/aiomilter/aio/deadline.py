@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from contextvars import copy_context
+from typing import Protocol
 
 from aiomilter.app.host import Clock
 
@@ -28,6 +28,13 @@ def clock_of(loop: asyncio.AbstractEventLoop) -> Clock:
     return time.monotonic if is_same else loop.time
 
 
+class Owner(Protocol):
+    """Whose deadline a timer keeps."""
+
+    def on_deadline(self) -> None:
+        """Do what is to be done when the deadline has passed."""
+
+
 class FarTimers:
     """Timers that are not due soon: one of the loop's for all that are due in the same seconds.
 
@@ -47,7 +54,8 @@ class FarTimers:
         """
         self.loop = loop
         self._context = copy_context()
-        self._groups: dict[int, set[DeadlineTimer]] = {}
+        # Keys in order, as in a set: the dictionary takes half of the room, and comes out the same.
+        self._groups: dict[int, dict[DeadlineTimer, None]] = {}
         self._handles: dict[int, asyncio.TimerHandle] = {}
 
     def join(self, timer: DeadlineTimer, when: float) -> float | None:
@@ -66,11 +74,11 @@ class FarTimers:
         if group is None:
             if begins <= self.loop.time():
                 return None
-            group = self._groups[number] = set()
+            group = self._groups[number] = {}
             self._handles[number] = self.loop.call_at(
                 begins, self._come_near, number, context=self._context
             )
-        group.add(timer)
+        group[timer] = None
         return begins
 
     def leave(self, timer: DeadlineTimer, begins: float) -> None:
@@ -79,7 +87,7 @@ class FarTimers:
         group = self._groups.get(number)
         if group is None:
             return
-        group.discard(timer)
+        group.pop(timer, None)
         if not group:
             del self._groups[number]
             self._handles.pop(number).cancel()
@@ -101,11 +109,12 @@ class DeadlineTimer:
         fires_at: When the timer goes off. A deadline before that needs `set`.
     """
 
-    __slots__ = ("_expired", "_far", "_handle", "deadline", "fires_at")
+    __slots__ = ("_far", "_handle", "_owner", "deadline", "fires_at")
 
-    def __init__(self, far: FarTimers, expired: Callable[[], None]) -> None:
+    def __init__(self, far: FarTimers, owner: Owner) -> None:
         self._far = far
-        self._expired = expired
+        # Not its method, which would be an object of its own.
+        self._owner = owner
         self.deadline = _NEVER
         self.fires_at = _NEVER
         self._handle: asyncio.TimerHandle | None = None
@@ -125,9 +134,10 @@ class DeadlineTimer:
         self.deadline = _NEVER
 
     def close(self) -> None:
-        """Never call back again."""
+        """Never call back again, whatever is set."""
         self.deadline = _NEVER
         self._disarm()
+        self.fires_at = -_NEVER
 
     def come_near(self) -> None:
         """Go on alone, if there is a deadline still; for `FarTimers`."""
@@ -147,7 +157,7 @@ class DeadlineTimer:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
-        elif self.fires_at < _NEVER:
+        elif -_NEVER < self.fires_at < _NEVER:
             self._far.leave(self, self.fires_at)
         self.fires_at = _NEVER
 
@@ -156,6 +166,6 @@ class DeadlineTimer:
         self.fires_at = _NEVER
         if self._far.loop.time() >= self.deadline:
             self.deadline = _NEVER
-            self._expired()
+            self._owner.on_deadline()
         elif self.deadline < _NEVER:
             self._arm(self.deadline)

@@ -73,7 +73,7 @@ class HandlerHost:
         self._threads = shared.threads
         self._loop = asyncio.get_running_loop()
         self._session = FilterSession(shared.config.max_packet_bytes)
-        self._timer = DeadlineTimer(shared.far_timers(self._loop), self._on_deadline)
+        self._timer = DeadlineTimer(shared.far_timers(self._loop), self)
         self._phase = _BETWEEN
         self._arrival = Arrival(self._loop, copy_context())
         self._task: ServingTask | None = None
@@ -183,8 +183,8 @@ class HandlerHost:
             self._timer.set(self._loop.time() + _CANCEL_GRACE_S)
         self._cut = cut
 
-    def _on_deadline(self) -> None:
-        """The one timer has gone off."""
+    def on_deadline(self) -> None:
+        """Note that the time is up that the timer was set to."""
         raise NotImplementedError
 
     def _abandon_handler(self) -> None:

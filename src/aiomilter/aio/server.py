@@ -115,7 +115,8 @@ class Server:
         self._exit_stack = AsyncExitStack()
         self._listeners: list[Listener] = []
         self._acceptors: list[Acceptor] = []
-        self._connections: set[Connection] = set()
+        # Keys only: in the order of their coming, and in half the room of a set.
+        self._connections: dict[Connection, None] = {}
         self._all_done = asyncio.Event()
         self._all_done.set()
         self._hurried = asyncio.Event()
@@ -278,7 +279,7 @@ class Server:
         except BaseException:
             self._admission.leave(decision, host)
             raise
-        self._connections.add(connection)
+        self._connections[connection] = None
         self._all_done.clear()
         return connection
 
@@ -289,7 +290,7 @@ class Server:
     def forget(self, connection: Connection, decision: Decision, host: str) -> None:
         """Note that a connection is over; for `_Departure`."""
         self._admission.leave(decision, host)
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         if not self._connections:
             self._all_done.set()
 
