@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,30 @@ async def test_a_connection_without_a_byte_has_no_handler_and_no_record(
                 pass
         await until_true(lambda: not server.connections)
     assert errors(caplog) == warnings(caplog) == []
+
+
+@pytest.mark.parametrize("tail", [ABORT, macros(b"M", b"i", b"Q1"), MAIL[:5], b""], ids=repr)
+@pytest.mark.parametrize("kind", ["unix", "inet"])
+async def test_a_reset_is_noticed_also_behind_what_has_no_answer(
+    kind: str, tail: bytes, tmp_path: Path
+) -> None:
+    milter = recorder()
+    async with serving(milter, address(kind, tmp_path)) as server:
+        listener = server.sockets[0]
+        name = listener.getsockname()
+        # It blocks, and the loop must not turn from here to the end of the connection: the reset
+        # is there when the bytes ahead of it are read.
+        with socket.socket(listener.family, socket.SOCK_STREAM) as sock:
+            sock.connect(name if kind == "unix" else name[:2])
+            sock.sendall(OFFER + CONNECT + HELO + MAIL)
+            await milter.journal.until("mail")
+            await until_true(lambda: len(sock.recv(1000, socket.MSG_PEEK)) > 10)
+            sock.sendall(tail)
+            # Answers that nobody has read make it a reset, on a unix socket as well.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await milter.journal.until("close")
+        await until_true(lambda: server.connections == 0)
+    assert milter.journal.entries == ["connect", "helo", "mail", "abort", "close"]
 
 
 async def test_a_reset_right_behind_the_end_of_message_runs_hooks_once(

@@ -246,14 +246,24 @@ async def test_a_connection_that_is_gone_before_it_is_looked_at_harms_nobody(
             await mta.begin()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOMEM, "Cannot allocate memory"), RuntimeError("it is closed")],
+    ids=str,
+)
 async def test_a_connection_that_gets_no_transport_does_not_count(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*arguments: object) -> None:
-        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        raise error
+
+    async def fail_later(*arguments: object) -> None:
+        raise error
 
     async with serving(Idle, max_connections=1, overload="close") as server:
         monkeypatch.setattr(acceptor, "SocketTransport", fail)
+        for acceptor_of_it in server._acceptors:
+            monkeypatch.setattr(acceptor_of_it, "_connect", fail_later)
         async with Mta.connected(server.sockets[0]) as mta:
             assert await mta.rest() == b""
         await until_true(lambda: server.connections == 0)
@@ -261,7 +271,7 @@ async def test_a_connection_that_gets_no_transport_does_not_count(
         async with Mta.connected(server.sockets[0]) as mta:
             await mta.begin()
     (line,) = warnings(caplog)
-    assert "came to nothing: [Errno 12] Cannot allocate memory" in line
+    assert f"came to nothing: {error}" in line
 
 
 async def test_who_was_told_to_come_back_makes_room_soon(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The transport of accepted sockets, on either loop, against a socket that blocks."""
+"""The transport of accepted sockets on asyncio's own loop, against a socket that blocks."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ import struct
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar, copy_context
 from typing import Any, cast
 
 import pytest
 
 from aiomilter.aio.transport import SocketTransport
 from tests.aio.serving import until_true
+
+pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
 
 MUCH = random.Random(1).randbytes(3_000_000)
 """More than a socket takes at a time."""
@@ -63,6 +66,12 @@ class Notes(asyncio.BufferedProtocol):
         return "lost" in self.calls
 
 
+def serve(sock: socket.socket, protocol: Notes) -> SocketTransport:
+    """Have the running loop serve a socket."""
+    loop = cast("asyncio.SelectorEventLoop", asyncio.get_running_loop())
+    return SocketTransport(sock, protocol, loop, copy_context())
+
+
 @contextmanager
 def sockets() -> Iterator[tuple[socket.socket, socket.socket]]:
     """Have both ends of a connection; the first does not block."""
@@ -80,7 +89,7 @@ async def connected(
     """Have a transport, its protocol and the other end; it is aborted in the end."""
     protocol = protocol or Notes()
     with sockets() as (ours, theirs):
-        transport = SocketTransport(ours, protocol, asyncio.get_running_loop())
+        transport = serve(ours, protocol)
         try:
             yield transport, protocol, theirs
         finally:
@@ -231,7 +240,7 @@ async def test_a_connection_that_is_reset_is_lost_with_the_error(is_reading: boo
         theirs = socket.create_connection(listener.getsockname())
         ours, _ = listener.accept()
     ours.setblocking(False)
-    transport = SocketTransport(ours, protocol, asyncio.get_running_loop())
+    transport = serve(ours, protocol)
     assert transport.get_extra_info("peername") == theirs.getsockname()
     if not is_reading:
         transport.pause_reading()
@@ -286,10 +295,52 @@ async def test_a_socket_that_the_loop_cannot_wait_for_stays_the_callers() -> Non
 
     protocol = Notes()
     with sockets() as (ours, _):
+        full = cast("asyncio.SelectorEventLoop", Full())
         with pytest.raises(OSError, match="No space"):
-            SocketTransport(ours, protocol, cast("asyncio.AbstractEventLoop", Full()))
+            SocketTransport(ours, protocol, full, copy_context())
         assert ours.fileno() >= 0
     assert protocol.calls == []
+
+
+async def test_a_protocol_that_cannot_begin_leaves_nothing_at_the_loop() -> None:
+    class Broken(Notes):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.held = transport
+            raise ZeroDivisionError
+
+    protocol = Broken()
+    with sockets() as (ours, theirs):
+        with pytest.raises(ZeroDivisionError):
+            serve(ours, protocol)
+        assert not asyncio.get_running_loop().remove_reader(ours)
+        assert ours.fileno() >= 0
+        transport = cast("SocketTransport", protocol.held)
+        transport.write(b"nobody reads this")
+        transport.resume_reading()
+        transport.abort()
+        theirs.sendall(b"x")
+        await turns()
+    assert (protocol.calls, protocol.received) == ([], b"")
+
+
+async def test_what_comes_is_read_in_the_context_of_the_beginning() -> None:
+    variable = ContextVar("variable", default="none")
+    seen: list[str] = []
+
+    class Looks(Notes):
+        def buffer_updated(self, nbytes: int) -> None:
+            super().buffer_updated(nbytes)
+            seen.append(variable.get())
+
+    async with connected(Looks()) as (transport, protocol, theirs):
+        theirs.sendall(b"one")
+        await until_true(lambda: protocol.received == b"one")
+        transport.pause_reading()
+        variable.set("of whoever has made room")
+        transport.resume_reading()
+        theirs.sendall(b"two")
+        await until_true(lambda: protocol.received == b"onetwo")
+    assert seen == ["none", "none"]
 
 
 async def test_what_is_over_needs_no_collector() -> None:

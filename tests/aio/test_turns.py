@@ -12,7 +12,7 @@ import pytest
 from aiomilter import Config, Milter, Observer, no_reply
 from aiomilter.aio import handler_host
 from aiomilter.aio.connection import Connection
-from aiomilter.aio.shared import Shared
+from aiomilter.aio.shared import READ_BYTES, Shared
 from aiomilter.aio.threads import WorkerThreads
 from tests.mta import ABORT, DATA, EOH, HEADER, HELO, MAIL, OFFER, RCPT, packet
 
@@ -110,6 +110,23 @@ async def connected(
     finally:
         connection.connection_lost(None)
         await turns()
+
+
+async def test_who_sends_more_than_is_read_at_a_time_leaves_others_their_turn() -> None:
+    # uvloop reads up to 32 times in one turn as long as the buffer is full each time.
+    async with connected(Headers, Shared(Config(), WorkerThreads(1))) as (connection, transport):
+        Headers.seen = 0
+        much = (HEADER * READ_BYTES)[:READ_BYTES]
+        seen = await feed(
+            connection,
+            MAIL + RCPT + DATA + HEADER,
+            much,
+            HEADER[READ_BYTES % len(HEADER) :],
+            look=lambda: (Headers.seen, transport.reads),
+        )
+        assert seen == [(1, True), (1, True), (1, False)]
+        await turns()
+        assert (Headers.seen, transport.reads) == (2 + READ_BYTES // len(HEADER), True)
 
 
 async def test_an_mta_that_reads_nothing_is_not_written_to_for_ever() -> None:

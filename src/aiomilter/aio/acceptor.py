@@ -16,6 +16,7 @@ import functools
 import logging
 import socket
 from collections.abc import Callable
+from contextvars import copy_context
 
 from aiomilter.aio.listeners import Listener
 from aiomilter.aio.transport import SocketTransport
@@ -33,7 +34,8 @@ _LOGGED_EVERY_S = 10.0
 MakeProtocol = Callable[[socket.socket, str], asyncio.BaseProtocol | None]
 """Returns what serves a connection on a listener with that label, or None to close it.
 
-A protocol that reads to a buffer of its own has a `SocketTransport`, any other one of asyncio's."""
+A protocol that reads to a buffer of its own has a `SocketTransport`, on asyncio's own loop; any
+other the transport of the loop."""
 
 
 class Acceptor:
@@ -58,6 +60,7 @@ class Acceptor:
         self._make_protocol = make_protocol
         self._on_failure = on_failure
         self._loop = loop
+        self._context = copy_context()
         self._tasks: set[asyncio.Task[object]] = set()
         self._pause_s = _SHORTEST_PAUSE_S
         self._resuming: asyncio.TimerHandle | None = None
@@ -111,10 +114,13 @@ class Acceptor:
         if protocol is None:
             sock.close()
             return
-        if isinstance(protocol, asyncio.BufferedProtocol):
+        loop = self._loop
+        if isinstance(protocol, asyncio.BufferedProtocol) and isinstance(
+            loop, asyncio.SelectorEventLoop
+        ):
             try:
-                SocketTransport(sock, protocol, self._loop)
-            except OSError as error:
+                SocketTransport(sock, protocol, loop, self._context)
+            except Exception as error:  # noqa: BLE001  (it is logged)
                 self._note_failure(protocol, sock, error)
             return
         task = self._loop.create_task(self._connect(protocol, sock))

@@ -27,7 +27,7 @@ from aiomilter.aio.handler_host import TIMER_LAG_S, HandlerHost
 from aiomilter.aio.line import Line
 from aiomilter.aio.memory import COUNTED_BYTES, SIP_BYTES
 from aiomilter.aio.phase import Phase
-from aiomilter.aio.shared import Shared
+from aiomilter.aio.shared import READ_BYTES, Shared
 from aiomilter.aio.task import ServingTask
 from aiomilter.app.host import Abandoned, Cut
 from aiomilter.app.milter import Milter
@@ -116,6 +116,8 @@ class Connection(HandlerHost, asyncio.BufferedProtocol):
         """Take in bytes and serve what needs no waiting; the task is woken only for the rest."""
         session, arrival = self._session, self._arrival
         data = self._read_buffer[:nbytes].tobytes()
+        if nbytes == READ_BYTES:
+            arrival.wake_soon()  # uvloop reads on, up to 4 MiB in one turn; others wait.
         wakeup = arrival.wakeup
         if wakeup is None:
             session.receive_data(data)
