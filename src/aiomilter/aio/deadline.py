@@ -28,7 +28,7 @@ def clock_of(loop: asyncio.AbstractEventLoop) -> Clock:
     return time.monotonic if is_same else loop.time
 
 
-class Owner(Protocol):
+class _Owner(Protocol):
     """Whose deadline a timer keeps."""
 
     def on_deadline(self) -> None:
@@ -111,7 +111,7 @@ class DeadlineTimer:
 
     __slots__ = ("_far", "_handle", "_owner", "deadline", "fires_at")
 
-    def __init__(self, far: FarTimers, owner: Owner) -> None:
+    def __init__(self, far: FarTimers, owner: _Owner) -> None:
         self._far = far
         # Not its method, which would be an object of its own.
         self._owner = owner
