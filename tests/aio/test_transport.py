@@ -258,8 +258,12 @@ async def test_a_connection_that_is_reset_is_lost_with_the_error(is_reading: boo
     assert ours.fileno() == -1
 
 
-async def test_an_other_end_that_goes_away_ends_what_is_still_to_be_sent() -> None:
+@pytest.mark.parametrize("is_reading", [True, False])
+async def test_an_other_end_that_goes_away_ends_what_is_still_to_be_sent(is_reading: bool) -> None:
     async with connected() as (transport, protocol, theirs):
+        if not is_reading:
+            # It is found out by sending.
+            transport.pause_reading()
         transport.write(MUCH)
         theirs.close()
         await until_true(lambda: protocol.is_lost)

@@ -33,8 +33,8 @@ def test_nothing_is_profiled_afterwards() -> None:
 
 # What a message may cost. These are what it does cost, and a little for other Pythons: who needs
 # more says why here. A clock would not notice a call; a count does.
-_CALLS_PER_COMMAND = 20.0
-_CALLS_PER_COMMAND_OF_OBSERVERS = 13.0
+_CALLS_PER_COMMAND = 17.0
+_CALLS_PER_COMMAND_OF_OBSERVERS = 12.0
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
