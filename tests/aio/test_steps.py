@@ -154,6 +154,17 @@ async def test_something_that_cannot_be_awaited_is_a_fault(
     assert "bad yield" in line
 
 
+async def end_at_rcpt(milter: type[Recorder], servers: list[Server]) -> None:
+    """Serve a session of which the milter makes an end at RCPT; it knows the server by the list."""
+    async with serving(milter) as server, Mta.connected(server.sockets[0]) as mta:
+        servers.append(server)
+        await mta.begin()
+        assert await mta.ask(MAIL) == b"c"
+        mta.send(RCPT)
+        assert split_packets(await mta.rest()) == [b"t"]
+        await milter.journal.until("close")
+
+
 async def test_a_server_that_is_stopped_by_a_handler_closes_the_connection() -> None:
     servers: list[Server] = []
 
@@ -163,13 +174,7 @@ async def test_a_server_that_is_stopped_by_a_handler_closes_the_connection() -> 
                 await servers[0].stop(0)
 
     milter = recorder(Stopping)
-    async with serving(milter) as server, Mta.connected(server.sockets[0]) as mta:
-        servers.append(server)
-        await mta.begin()
-        assert await mta.ask(MAIL) == b"c"
-        mta.send(RCPT)
-        assert split_packets(await mta.rest()) == [b"t"]
-        await milter.journal.until("close")
+    await end_at_rcpt(milter, servers)
     assert milter.journal.entries[-3:] == ["rcpt", "abort", "close"]
 
 
@@ -191,13 +196,7 @@ async def test_a_cancellation_on_the_way_to_the_task_costs_the_answer_but_no_hoo
                 self.journal.note("cut")
 
     milter = recorder(Ending)
-    async with serving(milter) as server, Mta.connected(server.sockets[0]) as mta:
-        servers.append(server)
-        await mta.begin()
-        assert await mta.ask(MAIL) == b"c"
-        mta.send(RCPT)
-        assert split_packets(await mta.rest()) == [b"t"]
-        await milter.journal.until("close")
+    await end_at_rcpt(milter, servers)
     assert milter.journal.entries[-4:] == ["rcpt", "cut", "abort", "close"]
 
 
